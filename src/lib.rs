@@ -10,6 +10,7 @@
 #![forbid(unsafe_code)]
 
 pub mod error;
+pub mod federation;
 pub mod net;
 pub mod proto;
 pub mod types;

@@ -1,0 +1,717 @@
+//! What one peer is owed and when: the delivery machine.
+//!
+//! Pure: no I/O, no clock, no randomness of its own. `now` and a seed come in,
+//! [`Action`]s go out, [`Delivery::deadline`] says when to call again. It owns
+//! the state of one peer (Live, Retrying, Queued; Idle, Pulling) and knows rows
+//! by number only. The driver beside it does what the actions say and reports
+//! back. Rows are never lost here because none is held here.
+//!
+//! Call order: any `handle` or `push_arrived`, then `poll` until `None`, then
+//! wait for `deadline` or the next input.
+
+use super::stream::Mark;
+use std::{
+    collections::VecDeque,
+    time::{Duration, Instant},
+};
+
+/// The schedule. All jitter is drawn from the machine's seed.
+#[derive(Debug, Clone)]
+pub struct Retry {
+    /// Retries after the first try before the peer is Queued.
+    pub retries: u32,
+    /// The first retry is at once, the second within this time, then doubling.
+    pub base: Duration,
+    pub max: Duration,
+    /// Between two Pulls of a healthy peer, ± 10 %.
+    pub pull_interval: Duration,
+}
+
+/// A receiver cannot put off retries further than this.
+const RETRY_AFTER_MAX: Duration = Duration::from_secs(60);
+/// Pulls of a failing peer: from here, doubling, up to the Pull interval …
+const PULL_BACKOFF_BASE: Duration = Duration::from_secs(1);
+/// … and to this once it has failed for an hour.
+const PULL_BACKOFF_LONG: Duration = Duration::from_secs(15 * 60);
+const LONG_FAILING: Duration = Duration::from_secs(60 * 60);
+/// Two Pulls that find nothing are never closer than this, whatever the peer
+/// claims to have waiting.
+const PULL_GAP: Duration = Duration::from_secs(1);
+/// Answers to a stock peer that are not settled; the oldest is given up first.
+const OFFERS_MAX: usize = 4;
+
+/// What the peer is, as far as it has shown.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Kind {
+    #[default]
+    Unknown,
+    /// A Harmony server that knows nothing of positions and states.
+    Stock,
+    /// A pillarbox.
+    Ours,
+}
+
+/// What the store remembers of the stream to this peer.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Saved {
+    pub kind: Kind,
+    /// Epoch of our stream to it, and the last row known to be applied there.
+    pub settled: Mark,
+    /// Number of the newest row that waits, 0 when none does.
+    pub newest: u64,
+    pub queued: bool,
+    pub held: bool,
+}
+
+/// A state the peer told, and what we know of the row at its mark.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Heard {
+    pub mark: Mark,
+    /// Id of our row to this peer with that number, waiting or dead; `None`:
+    /// there is none.
+    pub id_here: Option<u64>,
+}
+
+/// Why a call to the peer failed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Failure {
+    /// May go well next time. The peer may ask for patience.
+    Transient { retry_after: Option<Duration> },
+    /// No retry cures it: unauthenticated, denied, unimplemented.
+    Refused,
+    /// Our own store could not take what the peer gave. Not the peer's fault.
+    Local,
+}
+
+/// Names one answered Pull of the peer.
+pub type Call = u64;
+
+#[derive(Debug, Clone, Copy)]
+pub enum Input {
+    /// Rows were committed; this is the newest one's number.
+    Stored {
+        newest: u64,
+    },
+    /// Rows were dropped or expired; `newest` is what is left, 0: nothing.
+    Dropped {
+        newest: u64,
+    },
+    /// There was no row to push or to offer.
+    Empty,
+    /// The Push of this row was answered well, `heard` by a peer of ours.
+    Pushed {
+        number: u64,
+        id: u64,
+        heard: Option<Heard>,
+    },
+    PushFailed(Failure),
+    /// A Forget or an epoch is on disk.
+    Saved(Mark),
+    /// The peer asks for what waits. `waiting`: rows wait for us there.
+    PullAsked {
+        call: Call,
+        heard: Option<Heard>,
+        waiting: bool,
+    },
+    /// The answer to `call` holds the rows through this one; `all`: no more
+    /// waited when it was made.
+    Offered {
+        call: Call,
+        number: u64,
+        id: u64,
+        all: bool,
+    },
+    /// The answer reached a stock peer.
+    AnswerSettled {
+        call: Call,
+    },
+    /// The answer may not have reached it.
+    AnswerBroken {
+        call: Call,
+    },
+    /// Our Pull was answered and its rows, if any, are applied and committed.
+    Pulled {
+        heard: Option<Heard>,
+        rows: bool,
+    },
+    PullFailed(Failure),
+    /// A Push of the peer was applied or refused.
+    PushTaken,
+    /// What `Key` says the peer is.
+    Learnt(Kind),
+    Hold(bool),
+    /// The operator wants a Pull now and, with `push`, Queued to end.
+    RetryNow {
+        push: bool,
+    },
+    Tick,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Action {
+    /// Send the first row after this mark; report `Pushed`, `PushFailed`, or
+    /// `Empty` if there is none.
+    Push { after: Mark },
+    /// Pull the peer; `waiting`: say that rows wait for it. Report `Pulled` or
+    /// `PullFailed`.
+    Pull { waiting: bool },
+    /// Answer the Pull with rows after the mark, then report `Offered`, or
+    /// `Empty` if there is none; `None`: answer empty, nothing to report.
+    Answer { call: Call, after: Option<Mark> },
+    /// Delete the rows up to the mark and save it; report `Saved`.
+    Forget { through: Mark },
+    /// Save the mark, delete nothing; report `Saved`. A new epoch must be on
+    /// disk before a row leaves under it.
+    Save { mark: Mark, because: Because },
+    /// Save whether the peer is Queued; nothing to report.
+    SaveQueued(bool),
+}
+
+/// Why a stream's mark was set other than by delivery.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Because {
+    /// The peer lost rows it had applied: those after `from`, through
+    /// `through`, are a hole there.
+    PeerRestored { from: u64, through: u64 },
+    /// The peer knows rows we do not: *we* came from a backup.
+    WeWereRestored,
+}
+
+/// What becomes of a Push that arrived.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Arrival {
+    Apply,
+    /// After the Pull that is under way.
+    Wait,
+    /// One waits already.
+    Refuse,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum State {
+    Live,
+    Retrying { failed: u32, at: Instant },
+    Queued,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Offer {
+    call: Call,
+    number: u64,
+    id: u64,
+    all: bool,
+}
+
+#[derive(Debug, Clone, Copy)]
+enum Pull {
+    Idle { next: Instant },
+    Pulling { settles: u64 },
+}
+
+/// The machine of one peer.
+#[derive(Debug)]
+pub struct Delivery {
+    retry: Retry,
+    random: u64,
+    kind: Kind,
+    /// A state was heard (or the peer shown to be stock) in this process's life.
+    heard: bool,
+    settled: Mark,
+    /// Counts the changes of `settled`: an answer that was asked for before
+    /// the last one cannot prove that the peer went back.
+    settles: u64,
+    newest: u64,
+    state: State,
+    /// `settles` when the Push in flight was sent.
+    push: Option<u64>,
+    /// The Pull under way, or the next one, stands for a Push.
+    pull_is_attempt: bool,
+    unsaved: bool,
+    epoch_unsaved: bool,
+    held: bool,
+    offers: VecDeque<Offer>,
+    pull: Pull,
+    pull_failures: u32,
+    pull_failing_since: Option<Instant>,
+    pulled_once: bool,
+    last_empty_pull: Option<Instant>,
+    /// The next Pull is due for a reason of its own: no Push puts it off.
+    pull_urgent: bool,
+    push_waits: bool,
+    actions: VecDeque<Action>,
+}
+
+impl Delivery {
+    /// `first_pull`: when the start-up Pull is due; a node spreads those of its
+    /// peers.
+    pub fn new(retry: Retry, seed: u64, saved: Saved, first_pull: Instant) -> Self {
+        let queued = saved.queued && saved.newest > saved.settled.number;
+        Self {
+            retry,
+            random: seed,
+            kind: saved.kind,
+            heard: false,
+            settled: saved.settled,
+            settles: 0,
+            newest: saved.newest,
+            state: if queued { State::Queued } else { State::Live },
+            push: None,
+            pull_is_attempt: false,
+            unsaved: false,
+            epoch_unsaved: false,
+            held: saved.held,
+            offers: VecDeque::new(),
+            pull: Pull::Idle { next: first_pull },
+            pull_failures: 0,
+            pull_failing_since: None,
+            pulled_once: false,
+            last_empty_pull: None,
+            pull_urgent: false,
+            push_waits: false,
+            actions: VecDeque::new(),
+        }
+    }
+
+    pub fn state(&self) -> State {
+        self.state
+    }
+
+    pub fn kind(&self) -> Kind {
+        self.kind
+    }
+
+    /// The last row known to be applied at the peer, in our stream's epoch.
+    pub fn settled(&self) -> Mark {
+        self.settled
+    }
+
+    pub fn held(&self) -> bool {
+        self.held
+    }
+
+    /// The peer's last calls failed: it gets no more than its share of
+    /// connection attempts.
+    pub fn failing(&self) -> bool {
+        self.pull_failures > 0 || !matches!(self.state, State::Live)
+    }
+
+    /// When the next Pull is due; `None` while one is under way.
+    pub fn next_pull(&self) -> Option<Instant> {
+        match self.pull {
+            Pull::Idle { next } => Some(next),
+            Pull::Pulling { .. } => None,
+        }
+    }
+
+    /// What is to be done, oldest first.
+    pub fn poll(&mut self) -> Option<Action> {
+        self.actions.pop_front()
+    }
+
+    /// When `handle(Tick)` is due.
+    pub fn deadline(&self) -> Option<Instant> {
+        let retry = match self.state {
+            State::Retrying { at, .. } if self.may_attempt() => Some(at),
+            _ => None,
+        };
+        [retry, self.next_pull()].into_iter().flatten().min()
+    }
+
+    pub fn handle(&mut self, now: Instant, input: Input) {
+        match input {
+            Input::Stored { newest } => self.newest = self.newest.max(newest),
+            Input::Dropped { newest } => self.newest = newest,
+            Input::Empty => {
+                self.newest = self.settled.number;
+                self.push = None;
+            }
+            Input::Pushed { number, id, heard } => self.on_pushed(now, number, id, heard),
+            Input::PushFailed(failure) => {
+                self.push = None;
+                self.on_attempt_failed(now, failure);
+            }
+            Input::Saved(mark) => self.on_saved(now, mark),
+            Input::PullAsked { call, heard, waiting } => self.on_pull_asked(now, call, heard, waiting),
+            Input::Offered { call, number, id, all } => self.on_offered(Offer { call, number, id, all }),
+            Input::AnswerSettled { call } => self.on_answer_settled(call),
+            Input::AnswerBroken { call } => self.offers.retain(|offer| offer.call != call),
+            Input::Pulled { heard, rows } => self.on_pulled(now, heard, rows),
+            Input::PullFailed(failure) => self.on_pull_failed(now, failure),
+            Input::PushTaken => self.on_push_taken(now),
+            Input::Learnt(kind) => {
+                if self.kind == Kind::Unknown {
+                    self.kind = kind;
+                }
+            }
+            Input::Hold(held) => self.held = held,
+            Input::RetryNow { push } => self.on_retry_now(now, push),
+            Input::Tick => {}
+        }
+        self.advance(now);
+    }
+
+    /// A Push of the peer arrived; it is applied after a Pull under way,
+    /// because the answer to that holds older events.
+    pub fn push_arrived(&mut self) -> Arrival {
+        match self.pull {
+            Pull::Idle { .. } => Arrival::Apply,
+            Pull::Pulling { .. } if self.push_waits => Arrival::Refuse,
+            Pull::Pulling { .. } => {
+                self.push_waits = true;
+                Arrival::Wait
+            }
+        }
+    }
+
+    // ----- outbound
+
+    fn has_rows(&self) -> bool {
+        self.newest > self.settled.number
+    }
+
+    fn may_attempt(&self) -> bool {
+        self.has_rows() && !self.held && !self.epoch_unsaved && self.push.is_none() && !self.pull_is_attempt
+    }
+
+    /// An attempt may still be on its way to the peer.
+    fn attempt_in_flight(&self) -> bool {
+        self.push.is_some() || (self.pull_is_attempt && matches!(self.pull, Pull::Pulling { .. }))
+    }
+
+    /// Does whatever the present state calls for.
+    fn advance(&mut self, now: Instant) {
+        if !self.has_rows() && !self.attempt_in_flight() && self.state != State::Live {
+            self.go_live();
+        }
+        let due = match self.state {
+            State::Live => true,
+            State::Retrying { at, .. } => at <= now,
+            State::Queued => false,
+        };
+        if due && self.may_attempt() {
+            if !self.heard && self.kind != Kind::Stock {
+                self.pull_is_attempt = true;
+                if let Pull::Idle { next } = &mut self.pull {
+                    *next = now;
+                }
+            } else if self.kind != Kind::Stock || !self.unsaved {
+                // Towards a stock peer a second unsaved row could be repeated
+                // after a crash; ours would know it by its number.
+                self.push = Some(self.settles);
+                self.actions.push_back(Action::Push { after: self.settled });
+            }
+        }
+        if matches!(self.pull, Pull::Idle { next } if next <= now) {
+            self.pull = Pull::Pulling { settles: self.settles };
+            self.pull_urgent = false;
+            let waiting = self.state == State::Queued && self.has_rows() && !self.held;
+            self.actions.push_back(Action::Pull { waiting });
+        }
+    }
+
+    fn go_live(&mut self) {
+        if self.state == State::Queued {
+            self.actions.push_back(Action::SaveQueued(false));
+        }
+        self.state = State::Live;
+        self.offers.clear();
+    }
+
+    fn go_queued(&mut self) {
+        if self.state != State::Queued {
+            self.actions.push_back(Action::SaveQueued(true));
+        }
+        self.state = State::Queued;
+    }
+
+    fn on_pushed(&mut self, now: Instant, number: u64, id: u64, heard: Option<Heard>) {
+        let Some(settles) = self.push.take() else { return };
+        match (heard, self.kind) {
+            (Some(heard), _) => {
+                self.kind = Kind::Ours;
+                let before = self.settled;
+                self.hear(heard, settles == self.settles);
+                // A Pull of the peer may have settled the row while the answer was on its way.
+                let applied = self.settled.number >= number;
+                if self.settled == before && !applied && !self.epoch_unsaved {
+                    // It answered well and did not apply.
+                    self.on_attempt_failed(now, Failure::Transient { retry_after: None });
+                } else {
+                    self.on_attempt_well();
+                }
+            }
+            (None, Kind::Ours) => {
+                // It does not speak of states any more: only a Pull tells what
+                // it is now, and a bare status settles nothing.
+                self.heard = false;
+                self.on_attempt_failed(now, Failure::Transient { retry_after: None });
+            }
+            (None, Kind::Stock | Kind::Unknown) => {
+                self.settle(number, id);
+                self.on_attempt_well();
+            }
+        }
+    }
+
+    fn on_attempt_well(&mut self) {
+        if matches!(self.state, State::Retrying { .. }) {
+            self.state = State::Live;
+        }
+    }
+
+    fn on_attempt_failed(&mut self, now: Instant, failure: Failure) {
+        let failed = match self.state {
+            State::Live => 1,
+            State::Retrying { failed, .. } => failed + 1,
+            State::Queued => return,
+        };
+        let wait = match failure {
+            Failure::Refused => return self.go_queued(),
+            Failure::Transient { retry_after } => retry_after.unwrap_or_default().min(RETRY_AFTER_MAX),
+            Failure::Local => Duration::ZERO,
+        };
+        if failed > self.retry.retries {
+            return self.go_queued();
+        }
+        let ceiling = match failed {
+            1 => Duration::ZERO,
+            n => self.retry.base.saturating_mul(1 << (n - 2).min(20)).min(self.retry.max),
+        };
+        let at = now + jitter_below(&mut self.random, ceiling).max(wait);
+        self.state = State::Retrying { failed, at };
+    }
+
+    fn on_saved(&mut self, now: Instant, mark: Mark) {
+        if mark == self.settled {
+            self.unsaved = false;
+        }
+        if self.epoch_unsaved && mark.epoch == self.settled.epoch {
+            self.epoch_unsaved = false;
+            if let (State::Queued, Pull::Idle { next }) = (self.state, &mut self.pull) {
+                // Tell the peer that rows wait for it under the new epoch.
+                *next = now;
+            }
+        }
+    }
+
+    fn settle(&mut self, number: u64, id: u64) {
+        self.settled = Mark { number, id, ..self.settled };
+        self.settles += 1;
+        self.unsaved = true;
+        self.actions.push_back(Action::Forget { through: self.settled });
+        let drained = self.offers.iter().any(|offer| offer.all && offer.number <= number);
+        self.offers.retain(|offer| offer.number > number);
+        if drained && self.state == State::Queued {
+            self.go_live();
+        }
+    }
+
+    /// Draws the conclusions from a state the peer told. `fresh`: it was asked
+    /// for after everything settled so far. Only then a lower mark proves that
+    /// the peer went back; an older one crossed a Push on the way.
+    ///
+    /// Returns false when the state proves nothing and another must be asked for.
+    fn hear(&mut self, heard: Heard, fresh: bool) -> bool {
+        if self.epoch_unsaved {
+            return false;
+        }
+        let ours = self.settled;
+        // A receiver that knows only an earlier epoch has applied nothing of this one.
+        let theirs = match heard.mark {
+            mark if mark.epoch < ours.epoch => Mark { epoch: ours.epoch, number: 0, id: 0 },
+            mark if mark.number == 0 => Mark { id: 0, ..mark },
+            mark => mark,
+        };
+        if theirs.epoch > ours.epoch {
+            self.take_epoch(theirs.epoch);
+        } else if theirs.number > ours.number {
+            match heard.id_here {
+                Some(id) if id == theirs.id => self.settle(theirs.number, theirs.id),
+                _ => self.take_epoch(ours.epoch),
+            }
+        } else if theirs.number < ours.number {
+            if !fresh {
+                return false;
+            }
+            self.settled = theirs;
+            self.settles += 1;
+            self.offers.clear();
+            let because = Because::PeerRestored { from: theirs.number, through: ours.number };
+            self.actions.push_back(Action::Save { mark: theirs, because });
+        } else if theirs.id != ours.id {
+            self.take_epoch(ours.epoch);
+        }
+        self.heard = true;
+        true
+    }
+
+    /// Every waiting row is sent again under an epoch above all known ones.
+    fn take_epoch(&mut self, above: u64) {
+        self.settled = Mark { epoch: above + 1, number: 0, id: 0 };
+        self.settles += 1;
+        self.epoch_unsaved = true;
+        self.offers.clear();
+        self.actions.push_back(Action::Save { mark: self.settled, because: Because::WeWereRestored });
+    }
+
+    // ----- the peer pulls us
+
+    fn on_pull_asked(&mut self, now: Instant, call: Call, heard: Option<Heard>, waiting: bool) {
+        self.on_call_of_peer(now);
+        let known = match heard {
+            Some(heard) => {
+                self.kind = Kind::Ours;
+                self.hear(heard, false)
+            }
+            None if self.kind == Kind::Ours => {
+                self.heard = false;
+                false
+            }
+            None => {
+                self.kind = Kind::Stock;
+                true
+            }
+        };
+        if waiting {
+            self.pull_soon(now);
+        }
+        if !known {
+            self.pull_soon(now);
+        }
+        if matches!(self.state, State::Retrying { .. }) && !self.attempt_in_flight() && self.has_rows() && !self.held {
+            self.go_queued();
+        }
+        let give = self.state == State::Queued && known && self.has_rows() && !self.held && !self.epoch_unsaved;
+        self.actions.push_back(Action::Answer { call, after: give.then_some(self.settled) });
+    }
+
+    fn on_offered(&mut self, offer: Offer) {
+        // What was dropped or settled between the question and this answer is
+        // told by later inputs; an offer below the mark has nothing to settle.
+        if offer.number > self.settled.number && self.state == State::Queued {
+            if self.offers.len() == OFFERS_MAX {
+                self.offers.pop_front();
+            }
+            self.offers.push_back(offer);
+        }
+    }
+
+    fn on_answer_settled(&mut self, call: Call) {
+        if self.kind == Kind::Ours {
+            return; // only a state settles there
+        }
+        if let Some(&Offer { number, id, .. }) = self.offers.iter().find(|offer| offer.call == call) {
+            self.settle(number, id);
+        }
+    }
+
+    // ----- we pull the peer
+
+    /// A verified call proves the peer alive: no back-off any longer, and a
+    /// Pull at once if the last one failed or none ever went well.
+    fn on_call_of_peer(&mut self, now: Instant) {
+        let failed = self.pull_failures > 0 || !self.pulled_once;
+        self.pull_failures = 0;
+        self.pull_failing_since = None;
+        if failed {
+            self.pull_soon(now);
+        }
+    }
+
+    fn pull_soon(&mut self, now: Instant) {
+        let earliest = self.last_empty_pull.map_or(now, |at| at + PULL_GAP).max(now);
+        if let Pull::Idle { next } = &mut self.pull {
+            *next = (*next).min(earliest);
+            self.pull_urgent = true;
+        }
+    }
+
+    /// A peer that pushes has nothing waiting: our next Pull is an interval away.
+    fn on_push_taken(&mut self, now: Instant) {
+        self.push_waits = false;
+        self.on_call_of_peer(now);
+        if let (Pull::Idle { next }, false) = (&mut self.pull, self.pull_urgent) {
+            *next = now + jitter_around(&mut self.random, self.retry.pull_interval);
+        }
+    }
+
+    fn on_pulled(&mut self, now: Instant, heard: Option<Heard>, rows: bool) {
+        let Pull::Pulling { settles } = self.pull else { return };
+        let was_attempt = std::mem::take(&mut self.pull_is_attempt);
+        self.pull_failures = 0;
+        self.pull_failing_since = None;
+        self.pulled_once = true;
+        self.last_empty_pull = (!rows).then_some(now);
+        let wait = if rows { Duration::ZERO } else { jitter_around(&mut self.random, self.retry.pull_interval) };
+        self.pull = Pull::Idle { next: now + wait };
+        match heard {
+            Some(heard) => {
+                self.kind = Kind::Ours;
+                self.hear(heard, settles == self.settles);
+            }
+            None => {
+                self.kind = Kind::Stock;
+                self.heard = true;
+            }
+        }
+        if was_attempt {
+            self.on_attempt_well();
+        }
+    }
+
+    fn on_pull_failed(&mut self, now: Instant, failure: Failure) {
+        if !matches!(self.pull, Pull::Pulling { .. }) {
+            return;
+        }
+        let was_attempt = std::mem::take(&mut self.pull_is_attempt);
+        self.pull_failures = self.pull_failures.saturating_add(1);
+        let since = *self.pull_failing_since.get_or_insert(now);
+        let long = now.saturating_duration_since(since) >= LONG_FAILING;
+        let ceiling = match long {
+            true => PULL_BACKOFF_LONG.max(self.retry.pull_interval),
+            false => {
+                PULL_BACKOFF_BASE.saturating_mul(1 << (self.pull_failures - 1).min(16)).min(self.retry.pull_interval)
+            }
+        };
+        let wait = ceiling / 2 + jitter_below(&mut self.random, ceiling / 2);
+        self.pull = Pull::Idle { next: now + wait };
+        if was_attempt {
+            self.on_attempt_failed(now, failure);
+        }
+    }
+
+    fn on_retry_now(&mut self, now: Instant, push: bool) {
+        self.last_empty_pull = None;
+        self.pull_failures = 0;
+        self.pull_failing_since = None;
+        self.pull_soon(now);
+        match self.state {
+            State::Retrying { failed, .. } => self.state = State::Retrying { failed, at: now },
+            State::Queued if push => self.go_live(),
+            State::Queued | State::Live => {}
+        }
+    }
+}
+
+/// Uniform in 0..=ceiling ("full jitter").
+fn jitter_below(random: &mut u64, ceiling: Duration) -> Duration {
+    let nanos = u64::try_from(ceiling.as_nanos()).unwrap_or(u64::MAX - 1);
+    Duration::from_nanos(next_random(random) % (nanos + 1))
+}
+
+/// Uniform in 90 % to 110 % of the interval.
+fn jitter_around(random: &mut u64, interval: Duration) -> Duration {
+    interval.mul_f64(0.9) + jitter_below(random, interval / 5)
+}
+
+/// SplitMix64 (Steele, Lea, Flood 2014): spreads retries, keeps no secret.
+fn next_random(state: &mut u64) -> u64 {
+    *state = state.wrapping_add(0x9e37_79b9_7f4a_7c15);
+    let mut z = *state;
+    z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    z ^ (z >> 31)
+}
+
+#[cfg(test)]
+mod tests;
