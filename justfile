@@ -1,0 +1,26 @@
+# The steps of .ci/run, one by one. `just ci` is all of them.
+
+default: ci
+
+fmt:
+    cargo fmt --check
+
+lint:
+    cargo clippy --locked --all-targets -- -D warnings
+
+test:
+    cargo test --locked
+
+# More seeds than CI takes: just sim 1000000
+sim seeds="100000":
+    SEEDS={{seeds}} cargo test --locked --release --test sim
+
+doc:
+    RUSTDOCFLAGS=-Dwarnings cargo doc --locked --no-deps
+
+# Licences, bans and sources; the advisory database is not asked.
+deny:
+    cargo deny --locked check licenses bans sources
+
+ci:
+    .ci/run
