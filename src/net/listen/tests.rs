@@ -1,0 +1,305 @@
+use super::*;
+use crate::net::{
+    answer::Progress,
+    dial::{DialConfig, Dialer, Target},
+    fixture::{BIG, LONG, Served, later, node, pair, post, server},
+    limits::Config,
+    link::Link,
+};
+use http_body_util::BodyExt;
+use rustls::pki_types::ServerName;
+use std::{future::poll_fn, sync::Arc};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+const REQUEST: &[u8] = b"POST /echo HTTP/1.1\r\nhost: localhost\r\ncontent-length: 5\r\n\r\nhello";
+const LAST_REQUEST: &[u8] =
+    b"POST /echo HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\ncontent-length: 5\r\n\r\nhello";
+const BIG_REQUEST: &[u8] = b"POST /big HTTP/1.1\r\nhost: localhost\r\ncontent-length: 0\r\n\r\n";
+
+fn plain(limits: Config) -> Served {
+    server(None, limits, LONG)
+}
+
+fn with_tls() -> Served {
+    server(Some(ServerTls::new(&pair(1, "localhost")).unwrap()), Config::default(), LONG)
+}
+
+async fn dial(target: &Target) -> Link {
+    Dialer::new(&DialConfig::default()).unwrap().dial(target, later()).await.unwrap()
+}
+
+/// Writes a request over HTTP/1.1 and reads until `hello`.
+async fn exchange(io: &mut (impl AsyncReadExt + AsyncWriteExt + Unpin)) {
+    exchange_of(io, REQUEST).await;
+}
+
+async fn exchange_of(io: &mut (impl AsyncReadExt + AsyncWriteExt + Unpin), request: &[u8]) {
+    io.write_all(request).await.unwrap();
+    io.flush().await.unwrap();
+    let mut got = Vec::new();
+    while !got.ends_with(b"hello") {
+        assert_ne!(io.read_buf(&mut got).await.unwrap(), 0, "{got:?}");
+    }
+    assert!(got.starts_with(b"HTTP/1.1 200"));
+}
+
+#[tokio::test]
+async fn http1_and_http2_are_served_on_one_port() {
+    for tls in [false, true] {
+        let mut served = if tls { with_tls() } else { plain(Config::default()) };
+        let mut ids = Vec::new();
+        for http1 in [false, true] {
+            let target = if tls { Target { http1, ..served.target(Some(node(1).0)) } } else { served.plain(http1) };
+            let link = dial(&target).await;
+            for nth in 1..=2 {
+                let response = link.send(post("/echo", "hello")).await.unwrap();
+                assert_eq!(response.version(), if http1 { http::Version::HTTP_11 } else { http::Version::HTTP_2 });
+                assert_eq!(response.into_body().collect().await.unwrap().to_bytes(), "hello");
+                let seen = served.next().await;
+                assert_eq!(seen.connection.requests(), nth);
+                ids.push(seen.connection.id());
+            }
+        }
+        assert!(ids[0] == ids[1] && ids[2] == ids[3] && ids[0] != ids[2], "{ids:?}");
+        served.end().await;
+    }
+}
+
+#[tokio::test]
+async fn a_connection_over_the_limit_is_closed_at_once() {
+    let mut served = plain(Config { connections_per_address: 1, ..Config::default() });
+    let mut first = TcpStream::connect(served.address).await.unwrap();
+    exchange(&mut first).await;
+    let mut second = TcpStream::connect(served.address).await.unwrap();
+    let mut none = [0];
+    assert!(matches!(second.read(&mut none).await, Ok(0) | Err(_)));
+    drop(first);
+    assert_eq!(served.next().await.ended().await, End::Good);
+    while served.limits.connections() > 0 {
+        tokio::task::yield_now().await;
+    }
+    exchange(&mut TcpStream::connect(served.address).await.unwrap()).await;
+}
+
+#[tokio::test]
+async fn a_call_over_the_limit_is_told_in_its_own_protocol() {
+    let served = plain(Config { streams_per_address: 1, ..Config::default() });
+    let link = dial(&served.plain(false)).await;
+    let held = tokio::spawn({
+        let link = link.clone();
+        async move { link.send(post("/wait", "")).await.unwrap().status() }
+    });
+    let mut served = served;
+    served.next().await;
+    for kind in ["application/grpc", "application/grpc+proto", "application/grpc-web"] {
+        let mut request = post("/echo", "");
+        request.headers_mut().insert("content-type", kind.parse().unwrap());
+        let response = link.send(request).await.unwrap();
+        assert_eq!((response.status(), &response.headers()["grpc-status"]), (StatusCode::OK, &HeaderValue::from(8)));
+        assert_eq!(response.headers()["content-type"], kind);
+    }
+    let response = link.send(post("/echo", "")).await.unwrap();
+    assert_eq!(response.status(), StatusCode::TOO_MANY_REQUESTS);
+    assert_eq!(response.headers()["retry-after"], "1");
+    served.gate.add_permits(1);
+    assert_eq!(held.await.unwrap(), StatusCode::OK);
+}
+
+#[tokio::test]
+async fn bytes_over_the_rate_come_later_but_come() {
+    let served = plain(Config { bytes_per_second: bytesize::ByteSize::b(20), ..Config::default() });
+    let link = dial(&served.plain(false)).await;
+    for body in ["0123456789012345678901234567890", "hello"] {
+        let response = link.send(post("/echo", body)).await.unwrap();
+        assert_eq!(response.into_body().collect().await.unwrap().to_bytes(), body);
+    }
+}
+
+#[tokio::test]
+async fn a_client_that_leaves_in_good_order_ends_well() {
+    for (tls, http1) in [(false, false), (false, true), (true, false), (true, true)] {
+        let mut served = if tls { with_tls() } else { plain(Config::default()) };
+        let target = if tls { Target { http1, ..served.target(Some(node(1).0)) } } else { served.plain(http1) };
+        let link = dial(&target).await;
+        let response = link.send(post("/echo", "hello")).await.unwrap();
+        response.into_body().collect().await.unwrap();
+        let mut seen = served.next().await;
+        assert_eq!(seen.progressed().await, Progress::Written);
+        assert!(!seen.answer.doubtful());
+        assert_eq!(*seen.end.borrow(), End::Open);
+        drop(link);
+        assert_eq!(seen.ended().await, End::Good, "tls {tls}, http1 {http1}");
+        served.end().await;
+    }
+}
+
+#[tokio::test]
+async fn a_reset_ends_badly() {
+    let mut served = plain(Config::default());
+    let mut client = TcpStream::connect(served.address).await.unwrap();
+    exchange(&mut client).await;
+    socket2::SockRef::from(&client).set_linger(Some(Duration::ZERO)).unwrap();
+    drop(client);
+    assert_eq!(served.next().await.ended().await, End::Broken);
+}
+
+#[tokio::test]
+async fn a_client_that_leaves_with_its_answer_unread_ends_badly() {
+    let mut served = plain(Config::default());
+    let mut client = TcpStream::connect(served.address).await.unwrap();
+    client.write_all(BIG_REQUEST).await.unwrap();
+    client.readable().await.unwrap();
+    let mut seen = served.next().await;
+    drop(client);
+    assert_eq!(seen.ended().await, End::Broken);
+    assert_eq!(seen.progressed().await, Progress::Lost);
+}
+
+#[tokio::test]
+async fn a_client_that_closed_before_its_answer_came_ends_badly() {
+    let mut served = plain(Config::default());
+    let link = dial(&served.plain(false)).await;
+    let asking = tokio::spawn(async move { link.send(post("/wait", "hello")).await.map(drop) });
+    let mut seen = served.next().await;
+    asking.abort();
+    assert!(asking.await.unwrap_err().is_cancelled());
+    served.gate.add_permits(1);
+    assert_eq!(seen.progressed().await, Progress::Lost);
+    assert!(seen.answer.doubtful());
+}
+
+#[tokio::test]
+async fn tls_cut_off_without_a_word_is_told_from_a_good_end() {
+    let mut served = with_tls();
+    let (config, _) = crate::net::tls::Roots::new(None).unwrap().client(Some(node(1).0), true).unwrap();
+    let connector = tokio_rustls::TlsConnector::from(Arc::new(config));
+    for (request, polite, end) in [
+        (REQUEST, true, End::Good),
+        (REQUEST, false, End::Truncated),
+        (LAST_REQUEST, true, End::Good),
+        (LAST_REQUEST, false, End::Truncated),
+    ] {
+        let tcp = TcpStream::connect(served.address).await.unwrap();
+        let mut client = connector.connect(ServerName::try_from("localhost").unwrap(), tcp).await.unwrap();
+        exchange_of(&mut client, request).await;
+        if polite {
+            client.shutdown().await.unwrap();
+        }
+        drop(client);
+        assert_eq!(served.next().await.ended().await, end, "polite: {polite}, {request:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_client_that_waits_for_our_end_gets_it() {
+    let mut served = plain(Config::default());
+    let mut client = TcpStream::connect(served.address).await.unwrap();
+    exchange_of(&mut client, LAST_REQUEST).await;
+    assert_eq!(client.read(&mut [0]).await.unwrap(), 0);
+    drop(client);
+    assert_eq!(served.next().await.ended().await, End::Good);
+}
+
+#[tokio::test]
+async fn a_big_answer_is_written_when_it_was_taken_not_before() {
+    for http1 in [false, true] {
+        let mut served = plain(Config::default());
+        let link = dial(&served.plain(http1)).await;
+        let mut response = link.send(post("/big", "")).await.unwrap();
+        let mut seen = served.next().await;
+        let first = response.body_mut().frame().await.unwrap().unwrap().into_data().unwrap().len();
+        if !http1 {
+            // More than the stream's window is still to come, and it stays closed.
+            assert_eq!(*seen.progress.borrow(), Progress::Pending);
+        }
+        let rest = response.into_body().collect().await.unwrap().to_bytes().len();
+        assert_eq!(first + rest, BIG);
+        assert_eq!(seen.progressed().await, Progress::Written);
+        assert!(seen.connection.bytes_flushed() >= BIG as u64);
+    }
+}
+
+#[tokio::test]
+async fn an_answer_the_client_cancelled_is_lost_though_the_connection_lives() {
+    let mut served = plain(Config::default());
+    let link = dial(&served.plain(false)).await;
+    let response = link.send(post("/big", "")).await.unwrap();
+    let mut seen = served.next().await;
+    drop(response);
+    assert_eq!(seen.progressed().await, Progress::Lost);
+    assert_eq!((*seen.end.borrow(), seen.connection.resets()), (End::Open, 1));
+    let response = link.send(post("/echo", "hello")).await.unwrap();
+    assert_eq!(response.into_body().collect().await.unwrap().to_bytes(), "hello");
+    let mut again = served.next().await;
+    assert_eq!(again.connection.id(), seen.connection.id());
+    assert_eq!(again.progressed().await, Progress::Written);
+}
+
+#[tokio::test]
+async fn a_graceful_stop_lets_what_is_in_flight_finish() {
+    let mut served = with_tls();
+    let link = dial(&served.target(Some(node(1).0))).await;
+    let asking = tokio::spawn({
+        let link = link.clone();
+        async move {
+            let response = link.send(post("/wait", "hello")).await.unwrap();
+            response.into_body().collect().await.unwrap().to_bytes()
+        }
+    });
+    served.next().await;
+    served.stop.cancel();
+    // The listener goes first.
+    while TcpStream::connect(served.address).await.is_ok() {
+        tokio::task::yield_now().await;
+    }
+    assert!(!served.task.is_finished());
+    served.gate.add_permits(1);
+    assert_eq!(asking.await.unwrap(), "hello");
+    served.task.await.unwrap();
+}
+
+#[tokio::test]
+async fn what_outlives_the_grace_is_cut_and_ends_badly() {
+    let mut served = server(None, Config::default(), Duration::from_millis(50));
+    let link = dial(&served.plain(false)).await;
+    let asking = tokio::spawn(async move { link.send(post("/wait", "")).await.map(drop) });
+    let mut seen = served.next().await;
+    served.stop.cancel();
+    served.task.await.unwrap();
+    assert_eq!(seen.ended().await, End::Broken);
+    assert!(asking.await.unwrap().is_err());
+    assert_eq!(served.limits.connections(), 0);
+}
+
+#[tokio::test]
+async fn a_client_that_says_nothing_is_closed() {
+    let tls = ServerTls::new(&pair(1, "localhost")).unwrap();
+    for tls in [None, Some(tls)] {
+        let listener = Listener::bind("127.0.0.1:0".parse().unwrap()).unwrap();
+        let (address, stop) = (listener.local_addr(), CancellationToken::new());
+        let nothing = tower::service_fn(|_: Request<Body>| async { Ok(Response::new(Body::empty())) });
+        let times = (Duration::from_millis(50), LONG);
+        let limits = Limits::new(Config::default());
+        let task = tokio::spawn(serve_with(listener, tls, limits, nothing, stop.clone(), times));
+        for said in [&b""[..], b"PRI * HT"] {
+            let mut client = TcpStream::connect(address).await.unwrap();
+            client.write_all(said).await.unwrap();
+            let mut some = [0; 64];
+            while !matches!(client.read(&mut some).await, Ok(0) | Err(_)) {}
+        }
+        stop.cancel();
+        task.await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn a_place_is_held_until_the_answer_was_read() {
+    let mut served = plain(Config { streams_per_address: 1, ..Config::default() });
+    let link = dial(&served.plain(false)).await;
+    let mut response = link.send(post("/big", "")).await.unwrap();
+    served.next().await;
+    poll_fn(|cx| http_body::Body::poll_frame(Pin::new(response.body_mut()), cx)).await.unwrap().unwrap();
+    assert_eq!(link.send(post("/echo", "")).await.unwrap().status(), StatusCode::TOO_MANY_REQUESTS);
+    response.into_body().collect().await.unwrap();
+    while link.send(post("/echo", "")).await.unwrap().status() != StatusCode::OK {}
+}

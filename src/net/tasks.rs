@@ -1,0 +1,21 @@
+//! Runs what the HTTP library spawns, so that it has an owner and an end.
+
+use hyper::rt::Executor;
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+/// Tasks are tracked, and end when `cut` is cancelled.
+#[derive(Debug, Clone)]
+pub(super) struct Tasks {
+    pub(super) tracker: TaskTracker,
+    pub(super) cut: CancellationToken,
+}
+
+impl<F> Executor<F> for Tasks
+where
+    F: Future + Send + 'static,
+    F::Output: Send + 'static,
+{
+    fn execute(&self, future: F) {
+        self.tracker.spawn(self.cut.clone().run_until_cancelled_owned(future));
+    }
+}
