@@ -3,6 +3,8 @@
 //! Parsed at the door, so that what is inside is known to be well formed.
 //! Never does I/O.
 
+pub mod size;
+
 use crate::error::Error;
 use base64::{Engine, engine::general_purpose::STANDARD};
 use ed25519_dalek::{Signature, VerifyingKey};
@@ -179,6 +181,18 @@ pub fn signed_bytes(purpose: &str, bytes: &[u8]) -> Vec<u8> {
 /// The row of a peer; other rows name a server by it, never by text.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct PeerId(pub i64);
+
+/// How far a stream (one sender to one receiver) has come: the state a receiver
+/// tells, and what a sender holds settled.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Hash)]
+pub struct Mark {
+    /// 0: nothing was ever applied. The later epoch wins.
+    pub epoch: u64,
+    /// Number of the last row applied.
+    pub number: u64,
+    /// Random id of that row.
+    pub id: u64,
+}
 
 /// A moment of the wall clock: milliseconds since the Unix epoch.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]

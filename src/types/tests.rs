@@ -1,3 +1,5 @@
+//! What is well formed at the door, and what is not.
+
 use super::*;
 
 #[test]

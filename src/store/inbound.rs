@@ -1,0 +1,91 @@
+//! The local log: every event that was applied here, in the order of the
+//! commits, for as long as retention keeps it.
+
+use super::{
+    Store,
+    batch::InboundRow as NewRow,
+    error,
+    op::{Gone, ROWS_AN_OP},
+    rows::{ManyRows, bits, count, counter, unbits},
+};
+use crate::{
+    error::Error,
+    types::{Millis, PeerId},
+};
+use bytes::Bytes;
+use sqlx::SqliteConnection;
+use std::{ops::RangeInclusive, sync::LazyLock};
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct InboundRow {
+    pub cursor: u64,
+    pub peer: PeerId,
+    pub received_at: Millis,
+    pub body: Bytes,
+}
+
+impl Store {
+    /// The events after a cursor, oldest first: at most `max_rows`, and no more
+    /// than `max_bytes` of bodies unless the first alone has more.
+    pub async fn inbound_page(&self, after: u64, max_rows: usize, max_bytes: usize) -> Result<Vec<InboundRow>, Error> {
+        let found: Vec<(i64, i64, i64, Vec<u8>)> = sqlx::query_as(
+            "SELECT inbound.cursor, inbound.peer, inbound.received_at, inbound.body
+             FROM (SELECT cursor, row_number() OVER log AS place, sum(size) OVER log AS bytes
+                   FROM (SELECT cursor, size FROM inbound WHERE cursor > $1 ORDER BY cursor LIMIT $2) AS head
+                   WINDOW log AS (ORDER BY cursor)) AS page
+             JOIN inbound ON inbound.cursor = page.cursor
+             WHERE page.bytes <= $3 OR page.place = 1
+             ORDER BY page.cursor",
+        )
+        .bind(counter(after))
+        .bind(count(max_rows))
+        .bind(count(max_bytes))
+        .fetch_all(&self.readers)
+        .await
+        .map_err(error)?;
+        let row = |(cursor, peer, received_at, body): (i64, i64, i64, Vec<u8>)| InboundRow {
+            cursor: unbits(cursor),
+            peer: PeerId(peer),
+            received_at: Millis(received_at),
+            body: body.into(),
+        };
+        Ok(found.into_iter().map(row).collect())
+    }
+
+    /// The oldest cursor that is kept and the newest; `None` while none is.
+    pub async fn inbound_range(&self) -> Result<Option<RangeInclusive<u64>>, Error> {
+        // Two lookups: min() and max() in one SELECT would scan the table.
+        let (oldest, newest): (Option<i64>, Option<i64>) =
+            sqlx::query_as("SELECT (SELECT min(cursor) FROM inbound), (SELECT max(cursor) FROM inbound)")
+                .fetch_one(&self.readers)
+                .await
+                .map_err(error)?;
+        Ok(oldest.zip(newest).map(|(oldest, newest)| unbits(oldest)..=unbits(newest)))
+    }
+}
+
+pub(super) async fn insert(connection: &mut SqliteConnection, rows: &[NewRow]) -> Result<(), sqlx::Error> {
+    static INSERT: LazyLock<ManyRows> = LazyLock::new(|| {
+        ManyRows::new("INSERT INTO inbound (cursor, peer, received_at, size, body) VALUES", "(?, ?, ?, ?, ?)", "")
+    });
+    INSERT
+        .execute(connection, rows, |statement, row| {
+            let statement = statement.bind(bits(row.cursor)).bind(row.peer.0).bind(row.received_at.0);
+            statement.bind(count(row.body.len())).bind(row.body.to_vec())
+        })
+        .await?;
+    Ok(())
+}
+
+pub(super) async fn trim(connection: &mut SqliteConnection, received_before: Millis) -> Result<Gone, sqlx::Error> {
+    let head: Vec<(i64, i64, i64)> =
+        sqlx::query_as("SELECT cursor, size, received_at FROM inbound ORDER BY cursor LIMIT $1")
+            .bind(count(ROWS_AN_OP))
+            .fetch_all(&mut *connection)
+            .await?;
+    let old: Vec<_> = head.iter().take_while(|(_, _, received_at)| *received_at < received_before.0).collect();
+    if let Some((last, ..)) = old.last() {
+        sqlx::query("DELETE FROM inbound WHERE cursor <= $1").bind(last).execute(connection).await?;
+    }
+    Ok(Gone { rows: unbits(count(old.len())), bytes: old.iter().map(|(_, size, _)| unbits(*size)).sum() })
+}

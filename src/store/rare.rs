@@ -1,0 +1,53 @@
+//! Changes that are made seldom: each by a statement of its own, in an op that
+//! has its transaction for itself.
+
+use super::{
+    dead, inbound, node,
+    op::{Change, Gone},
+    outbox::{self, Burial},
+    peers, tokens,
+    writer::Failure,
+};
+use crate::error::Error;
+use sqlx::SqliteConnection;
+
+/// What left its table, for a change that takes rows away.
+pub(super) async fn apply(connection: &mut SqliteConnection, change: &Change) -> Result<Option<Gone>, Failure> {
+    match change {
+        Change::PutNode { server_id, port } => node::put(connection, server_id, *port).await?,
+        Change::PutFormerId { server_id, until } => node::put_former(connection, server_id, *until).await?,
+        Change::PutPeer(row) => peers::put(connection, row).await?,
+        Change::RenamePeer { peer, new_id } => {
+            if !peers::rename(connection, *peer, new_id).await? {
+                return Err(missing("peer", peer.0));
+            }
+        }
+        Change::PutToken(row) => tokens::put(connection, row).await?,
+        taking => return take(connection, taking).await.map(Some),
+    }
+    Ok(None)
+}
+
+async fn take(connection: &mut SqliteConnection, change: &Change) -> Result<Gone, Failure> {
+    match change {
+        Change::BuryRows { peer, from, through, reason, died_at, limit } => {
+            let (peer, from, through, died_at, limit) = (*peer, *from, *through, *died_at, *limit);
+            let burial = Burial { peer, from, through, stored_before: None, reason, died_at, limit };
+            Ok(outbox::bury(connection, &burial).await?)
+        }
+        Change::BuryOlder { peer, stored_before, reason, died_at, limit } => {
+            let (peer, stored_before, died_at, limit) = (*peer, Some(*stored_before), *died_at, *limit);
+            let burial = Burial { peer, from: 0, through: u64::MAX, stored_before, reason, died_at, limit };
+            Ok(outbox::bury(connection, &burial).await?)
+        }
+        Change::DropDead { id } => dead::drop_one(connection, *id).await?.ok_or_else(|| missing("dead letter", id)),
+        Change::TrimInbound { received_before } => Ok(inbound::trim(connection, *received_before).await?),
+        Change::TrimDead { max_rows, max_bytes } => Ok(dead::trim(connection, *max_rows, *max_bytes).await?),
+        Change::RevokeToken { id } => tokens::revoke(connection, id).await?.ok_or_else(|| missing("token", id)),
+        _ => Err(Failure::Refused(Error::internal("a grouped change among the rare ones"))),
+    }
+}
+
+fn missing(what: &str, id: impl std::fmt::Display) -> Failure {
+    Failure::Refused(Error::NotFound(format!("no {what} {id}")))
+}

@@ -1,0 +1,491 @@
+//! The one writer: a task with one connection, and group commit.
+//!
+//! It takes what waits (bounded), writes it in one transaction, and answers in
+//! the order of the commits; while nobody waits nothing is delayed. A batch
+//! that fails is tried again op by op, so that a bad one fails alone. Counters
+//! advance in memory only after a commit. No SAVEPOINT: a full disk under one
+//! ends the whole transaction.
+
+use super::{
+    SQLITE_BUSY, SQLITE_CONSTRAINT, SQLITE_FULL, SQLITE_LOCKED, SQLITE_TOOBIG, Settings,
+    batch::{Batch, Counters, guarded},
+    closed, error,
+    flush::flush,
+    node,
+    op::{Change, Done, Op},
+    peers, rare, sqlite_code,
+};
+use crate::error::Error;
+use sqlx::{ConnectOptions, Connection, SqliteConnection, sqlite::SqliteConnectOptions};
+use std::{
+    path::Path,
+    slice,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering::Relaxed},
+    },
+};
+use tokio::{
+    sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot, watch},
+    time::timeout,
+};
+use tokio_util::sync::CancellationToken;
+
+/// Ops and bytes of one transaction; one op alone may have more bytes.
+const BATCH_OPS: usize = 1_024;
+const BATCH_BYTES: usize = 4 << 20;
+/// Ops and bytes that may wait; further callers wait to be let in.
+const WAITING_OPS: usize = 4 * BATCH_OPS;
+const WAITING_BYTES: usize = 32 << 20;
+/// New rows need so much free disk, or a tenth of the file system if that is less.
+const FREE_BYTES: u64 = 64 << 20;
+/// Free pages kept in the file for the next rows, and given back in one go.
+const KEPT_PAGES: i64 = 1_024;
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct DiskSpace {
+    pub free_bytes: u64,
+    pub total_bytes: u64,
+}
+
+/// How full the disk is; `None` when nobody can tell.
+pub type FreeSpace = Arc<dyn Fn() -> Option<DiskSpace> + Send + Sync>;
+
+pub(super) fn statvfs(data_dir: &Path) -> FreeSpace {
+    let path = data_dir.to_owned();
+    Arc::new(move || {
+        let found = rustix::fs::statvfs(&path).ok()?;
+        let bytes = |blocks: u64| blocks.saturating_mul(found.f_frsize);
+        Some(DiskSpace { free_bytes: bytes(found.f_bavail), total_bytes: bytes(found.f_blocks) })
+    })
+}
+
+/// The door to the writer's task, which ends when all handles are gone.
+pub(super) struct Handle {
+    requests: mpsc::Sender<Request>,
+    room: Arc<Semaphore>,
+    head: watch::Receiver<u64>,
+    ended: CancellationToken,
+    free_space: FreeSpace,
+    /// The last transaction failed.
+    troubled: Arc<AtomicBool>,
+}
+
+enum Request {
+    Op(Waiting),
+    Close,
+    #[cfg(test)]
+    Hold(oneshot::Receiver<()>),
+    #[cfg(test)]
+    Execute(&'static str, oneshot::Sender<()>),
+    #[cfg(test)]
+    VetoCommit(oneshot::Sender<()>),
+}
+
+struct Waiting {
+    op: Op,
+    answer: oneshot::Sender<Result<Done, Error>>,
+    /// Its share of the bytes that may wait, given back with the answer.
+    _room: OwnedSemaphorePermit,
+}
+
+/// Why a change was not made.
+#[derive(Debug)]
+pub(super) enum Failure {
+    /// A guard of the op: nobody else's concern.
+    Refused(Error),
+    Sql(sqlx::Error),
+}
+
+impl From<sqlx::Error> for Failure {
+    fn from(cause: sqlx::Error) -> Self {
+        Self::Sql(cause)
+    }
+}
+
+/// Why a transaction did not come about.
+enum Abort {
+    /// It never began; that is no op's fault.
+    Begin(sqlx::Error),
+    /// One of its ops, or the space they took together.
+    Rows(sqlx::Error),
+    /// Whether it is on disk is unknown.
+    Commit(sqlx::Error),
+}
+
+impl From<Abort> for Error {
+    fn from(abort: Abort) -> Self {
+        match abort {
+            Abort::Begin(cause) | Abort::Rows(cause) => error(cause),
+            Abort::Commit(cause) => {
+                tracing::error!(error = %cause, "a commit failed; the database is opened anew");
+                Self::unavailable("the database could not commit; see the log of the node")
+            }
+        }
+    }
+}
+
+pub(super) async fn start(
+    options: SqliteConnectOptions,
+    mut connection: SqliteConnection,
+    settings: Settings,
+) -> Result<Handle, sqlx::Error> {
+    let counters = node::counters(&mut connection).await?;
+    let (requests, queue) = mpsc::channel(WAITING_OPS);
+    let (head, watched) = watch::channel(counters.cursor - 1);
+    let ended = CancellationToken::new();
+    let troubled = Arc::new(AtomicBool::new(false));
+    let free_space = settings.free_space.clone();
+    let writer = Writer {
+        queue,
+        carried: None,
+        options,
+        connection: Some(connection),
+        counters,
+        head,
+        settings,
+        troubled: troubled.clone(),
+        freed: true,
+    };
+    let guard = ended.clone().drop_guard();
+    tokio::spawn(async move {
+        writer.run().await;
+        drop(guard);
+    });
+    let room = Arc::new(Semaphore::new(WAITING_BYTES));
+    Ok(Handle { requests, room, head: watched, ended, free_space, troubled })
+}
+
+impl Handle {
+    pub(super) async fn submit(&self, op: Op) -> Result<Done, Error> {
+        let weight = u32::try_from(op.weight().min(WAITING_BYTES)).expect("32 MiB fit into an u32");
+        let room = self.room.clone().acquire_many_owned(weight).await.map_err(|_| closed())?;
+        let (answer, answered) = oneshot::channel();
+        let waiting = Waiting { op, answer, _room: room };
+        self.requests.send(Request::Op(waiting)).await.map_err(|_| closed())?;
+        answered.await.map_err(|_| closed())?
+    }
+
+    pub(super) async fn check_growth(&self) -> Result<(), Error> {
+        match disk_refusal(&self.free_space) {
+            Some(refusal) => return Err(refusal),
+            None if !self.troubled.load(Relaxed) => return Ok(()),
+            None => {}
+        }
+        self.submit(Change::TouchPeers(vec![]).into()).await.map(drop)
+    }
+
+    pub(super) fn inbound_head(&self) -> watch::Receiver<u64> {
+        self.head.clone()
+    }
+
+    pub(super) async fn close(&self) {
+        // An error: it is closing already.
+        let _ = self.requests.send(Request::Close).await;
+        self.ended.cancelled().await;
+    }
+}
+
+/// Why new rows are refused, if the disk is nearly full.
+fn disk_refusal(free_space: &FreeSpace) -> Option<Error> {
+    let space = free_space()?;
+    let floor = FREE_BYTES.min(space.total_bytes / 10);
+    (space.free_bytes < floor).then(|| {
+        Error::exhausted(format!(
+            "disk nearly full: {} MiB free, new rows need {} MiB; free some space",
+            space.free_bytes >> 20,
+            floor >> 20
+        ))
+    })
+}
+
+struct Writer {
+    queue: mpsc::Receiver<Request>,
+    /// Taken from the queue, but not for the batch that was gathered then.
+    carried: Option<Request>,
+    options: SqliteConnectOptions,
+    /// `None`: it failed, and is opened anew for the next transaction.
+    connection: Option<SqliteConnection>,
+    counters: Counters,
+    head: watch::Sender<u64>,
+    settings: Settings,
+    troubled: Arc<AtomicBool>,
+    /// Rows were deleted since free pages were looked for.
+    freed: bool,
+}
+
+impl Writer {
+    async fn run(mut self) {
+        while let Some(first) = self.next().await {
+            let group = self.gather(first);
+            self.commit(group).await;
+        }
+        self.end().await;
+    }
+
+    /// `None` when all that was submitted is done and no more can come.
+    async fn next(&mut self) -> Option<Waiting> {
+        loop {
+            let request = match self.carried.take() {
+                Some(request) => request,
+                None if self.freed => match timeout(self.settings.idle, self.queue.recv()).await {
+                    Ok(request) => request?,
+                    Err(_) => {
+                        self.shrink().await;
+                        continue;
+                    }
+                },
+                None => self.queue.recv().await?,
+            };
+            match request {
+                Request::Op(waiting) => return Some(waiting),
+                // What is in the queue still comes out of it.
+                Request::Close => self.queue.close(),
+                #[cfg(test)]
+                other => self.obey(other).await,
+            }
+        }
+    }
+
+    /// What waits behind the first op and may share its transaction.
+    fn gather(&mut self, first: Waiting) -> Vec<Waiting> {
+        let mut bytes = first.op.weight();
+        let mut open = first.op.is_grouped();
+        let mut group = vec![first];
+        while open && group.len() < BATCH_OPS && bytes < BATCH_BYTES {
+            match self.queue.try_recv() {
+                Ok(Request::Op(next)) if next.op.is_grouped() => {
+                    bytes += next.op.weight();
+                    group.push(next);
+                }
+                Ok(other) => {
+                    self.carried = Some(other);
+                    open = false;
+                }
+                Err(_) => open = false,
+            }
+        }
+        group
+    }
+
+    async fn commit(&mut self, group: Vec<Waiting>) {
+        let ops: Vec<&Op> = group.iter().map(|waiting| &waiting.op).collect();
+        let full = self.refusal(&ops);
+        let outcome = self.transaction(&ops, full.as_ref()).await;
+        self.troubled.store(outcome.is_err(), Relaxed);
+        let results = match outcome {
+            Ok(results) => results,
+            Err(Abort::Rows(cause)) if ops.len() > 1 => {
+                tracing::warn!(error = %cause, ops = ops.len(), "a batch failed; its ops are tried one by one");
+                return self.commit_singly(group, full.as_ref()).await;
+            }
+            Err(abort) => vec![Err(Error::from(abort)); group.len()],
+        };
+        for (waiting, result) in group.into_iter().zip(results) {
+            // Who does not wait any more does not want to know.
+            let _ = waiting.answer.send(result);
+        }
+    }
+
+    async fn commit_singly(&mut self, group: Vec<Waiting>, full: Option<&Error>) {
+        for waiting in group {
+            let outcome = self.transaction(&[&waiting.op], full).await;
+            self.troubled.store(outcome.is_err(), Relaxed);
+            let result = match outcome {
+                Ok(results) => results.into_iter().next().unwrap_or_else(|| Err(closed())),
+                Err(abort) => Err(abort.into()),
+            };
+            let _ = waiting.answer.send(result);
+        }
+    }
+
+    /// Why ops that grow are refused now, if they are.
+    fn refusal(&self, ops: &[&Op]) -> Option<Error> {
+        if !ops.iter().any(|op| op.grows()) {
+            return None;
+        }
+        disk_refusal(&self.settings.free_space)
+    }
+
+    /// One transaction. `Ok`: it is on disk, with a result for each op.
+    async fn transaction(&mut self, ops: &[&Op], full: Option<&Error>) -> Result<Vec<Result<Done, Error>>, Abort> {
+        // Taken out: whoever returns without putting it back has it opened anew.
+        let mut connection = match self.connection.take() {
+            Some(connection) => connection,
+            None => self.open().await.map_err(Abort::Begin)?,
+        };
+        if let Err(cause) = run(&mut connection, "BEGIN IMMEDIATE").await {
+            self.keep_unless_broken(connection, &cause).await;
+            return Err(Abort::Begin(cause));
+        }
+        let written = match ops {
+            [op] if !op.is_grouped() => alone(&mut connection, op, self.counters, full).await,
+            _ => grouped(&mut connection, ops, self.counters, full).await,
+        };
+        let written = match written {
+            Ok(written) => written,
+            Err(failure) => {
+                // SQLite may have rolled back by itself; then this says so.
+                let _ = run(&mut connection, "ROLLBACK").await;
+                return match failure {
+                    Failure::Refused(refusal) => {
+                        self.connection = Some(connection);
+                        Ok(vec![Err(refusal)])
+                    }
+                    Failure::Sql(cause) => {
+                        self.keep_unless_broken(connection, &cause).await;
+                        Err(Abort::Rows(cause))
+                    }
+                };
+            }
+        };
+        match run(&mut connection, "COMMIT").await {
+            Ok(()) => {
+                self.connection = Some(connection);
+                self.committed(&written);
+                Ok(written.results)
+            }
+            Err(cause) if matches!(sqlite_code(&cause), Some(SQLITE_FULL | SQLITE_BUSY)) => {
+                let _ = run(&mut connection, "ROLLBACK").await;
+                self.connection = Some(connection);
+                Err(Abort::Rows(cause))
+            }
+            Err(cause) => {
+                let _ = connection.close().await;
+                Err(Abort::Commit(cause))
+            }
+        }
+    }
+
+    /// The head moves before the answers go out: whoever was answered finds
+    /// its own rows below it.
+    fn committed(&mut self, written: &Written) {
+        self.counters = written.counters;
+        let newest = written.counters.cursor - 1;
+        self.head.send_if_modified(|head| std::mem::replace(head, newest) != newest);
+        self.freed |= written.results.iter().flatten().any(|done| done.gone.iter().any(|gone| gone.rows > 0));
+    }
+
+    async fn open(&mut self) -> Result<SqliteConnection, sqlx::Error> {
+        let mut connection = self.options.connect().await?;
+        self.counters = node::counters(&mut connection).await?;
+        Ok(connection)
+    }
+
+    /// A refusal of SQLite's leaves the connection sound; after anything else
+    /// nobody knows.
+    async fn keep_unless_broken(&mut self, connection: SqliteConnection, cause: &sqlx::Error) {
+        const SOUND: [i32; 5] = [SQLITE_FULL, SQLITE_BUSY, SQLITE_LOCKED, SQLITE_TOOBIG, SQLITE_CONSTRAINT];
+        if sqlite_code(cause).is_some_and(|code| SOUND.contains(&code)) {
+            self.connection = Some(connection);
+        } else {
+            tracing::error!(error = %cause, "the database failed; it is opened anew");
+            let _ = connection.close().await;
+        }
+    }
+
+    /// Gives some free pages back to the file system.
+    async fn shrink(&mut self) {
+        self.freed = false;
+        let Some(connection) = &mut self.connection else { return };
+        let free: Result<i64, _> = sqlx::query_scalar("PRAGMA freelist_count").fetch_one(&mut *connection).await;
+        if free.is_ok_and(|pages| pages > KEPT_PAGES) {
+            match run(connection, "PRAGMA incremental_vacuum(1024)").await {
+                Ok(()) => self.freed = true,
+                Err(cause) => tracing::warn!(error = %cause, "free pages could not be given back"),
+            }
+        }
+    }
+
+    async fn end(mut self) {
+        let Some(mut connection) = self.connection.take() else { return };
+        let result = match run(&mut connection, "PRAGMA wal_checkpoint(TRUNCATE)").await {
+            Ok(()) => connection.close().await,
+            Err(cause) => Err(cause),
+        };
+        if let Err(cause) = result {
+            tracing::warn!(error = %cause, "the database was not closed in good order; nothing is lost");
+        }
+    }
+
+    #[cfg(test)]
+    async fn obey(&mut self, request: Request) {
+        let connection = self.connection.as_mut().expect("a test asks while the connection is sound");
+        match request {
+            Request::Hold(release) => drop(release.await),
+            Request::Execute(text, done) => {
+                run(connection, text).await.expect("the test's statement");
+                let _ = done.send(());
+            }
+            Request::VetoCommit(done) => {
+                connection.lock_handle().await.expect("the connection is idle").set_commit_hook(|| false);
+                let _ = done.send(());
+            }
+            Request::Op(_) | Request::Close => {}
+        }
+    }
+}
+
+async fn run(connection: &mut SqliteConnection, statement: &'static str) -> Result<(), sqlx::Error> {
+    sqlx::query(statement).execute(connection).await.map(|_| ())
+}
+
+/// What a transaction will have done once it commits.
+struct Written {
+    results: Vec<Result<Done, Error>>,
+    counters: Counters,
+}
+
+/// The rows of all ops, kind by kind. A refused op adds nothing.
+async fn grouped(
+    connection: &mut SqliteConnection,
+    ops: &[&Op],
+    counters: Counters,
+    full: Option<&Error>,
+) -> Result<Written, Failure> {
+    let peers = guarded(ops.iter().flat_map(|op| &op.changes));
+    let mut batch = Batch::new(counters, peers::streams_of(connection, peers).await?);
+    let admit = |(at, op): (usize, &&Op)| match full {
+        Some(refusal) if op.grows() => Err(refusal.clone()),
+        _ => batch.admit(&op.changes, at),
+    };
+    let mut results: Vec<Result<Done, Error>> = ops.iter().enumerate().map(admit).collect();
+    let gone = flush(connection, &batch).await?;
+    for (peer, settled) in &batch.settled {
+        if let (Ok(done), Some(gone)) = (&mut results[settled.done], gone.get(peer)) {
+            done.gone[settled.gone] = *gone;
+        }
+    }
+    Ok(Written { results, counters: batch.counters })
+}
+
+/// One op with rare changes, change by change in its order.
+async fn alone(
+    connection: &mut SqliteConnection,
+    op: &Op,
+    mut counters: Counters,
+    full: Option<&Error>,
+) -> Result<Written, Failure> {
+    if let Some(refusal) = full.filter(|_| op.grows()) {
+        return Err(Failure::Refused(refusal.clone()));
+    }
+    let mut done =
+        Done { numbers: counters.number..counters.number, cursors: counters.cursor..counters.cursor, gone: Vec::new() };
+    for change in &op.changes {
+        if !change.is_grouped() {
+            done.gone.extend(rare::apply(connection, change).await?);
+            continue;
+        }
+        let streams = peers::streams_of(connection, guarded([change])).await?;
+        let mut batch = Batch::new(counters, streams);
+        batch.admit(slice::from_ref(change), 0).map_err(Failure::Refused)?;
+        done.gone.extend(flush(connection, &batch).await?.into_values());
+        counters = batch.counters;
+    }
+    done.numbers.end = counters.number;
+    done.cursors.end = counters.cursor;
+    Ok(Written { results: vec![Ok(done)], counters })
+}
+
+#[cfg(test)]
+mod tests;
