@@ -1,0 +1,7 @@
+//! Who is who: the node's key, the tokens of servers, the tokens of local
+//! callers (floor 3).
+
+pub mod node_key;
+pub mod postbox_token;
+pub mod principal;
+pub mod tokens;

@@ -1,0 +1,59 @@
+//! A token counts until it expires or is revoked.
+
+use super::*;
+
+async fn tokens() -> (tempfile::TempDir, Tokens) {
+    let dir = tempfile::tempdir().unwrap();
+    let store = Store::open(dir.path()).await.unwrap();
+    (dir, Tokens::new(store))
+}
+
+fn header(token: &str) -> MetadataMap {
+    let mut metadata = MetadataMap::new();
+    metadata.insert("authorization", format!("Bearer {token}").parse().unwrap());
+    metadata
+}
+
+#[tokio::test]
+async fn a_token_counts_until_it_is_revoked() {
+    let (_dir, tokens) = tokens().await;
+    let service = Principal::Service("home".into());
+    let issued = tokens.issue(&service, None).await.unwrap();
+    for _ in 0..2 {
+        assert_eq!(tokens.authenticate(&header(&issued.token)).await.unwrap(), service);
+    }
+    tokens.revoke(&issued.id).await.unwrap();
+    let error = tokens.authenticate(&header(&issued.token)).await.unwrap_err();
+    assert!(matches!(error, Error::Unauthenticated(_)), "{error}");
+    assert!(matches!(tokens.revoke(&issued.id).await, Err(Error::NotFound(_))));
+}
+
+#[tokio::test]
+async fn an_expired_token_does_not_count() {
+    let (_dir, tokens) = tokens().await;
+    let issued = tokens.issue(&Principal::User("a".into()), Some(Duration::ZERO)).await.unwrap();
+    let error = tokens.authenticate(&header(&issued.token)).await.unwrap_err().to_string();
+    assert!(error.contains("expired"), "{error}");
+}
+
+#[tokio::test]
+async fn no_token_or_a_strange_one_is_refused() {
+    let (_dir, tokens) = tokens().await;
+    assert!(matches!(tokens.authenticate(&MetadataMap::new()).await, Err(Error::Unauthenticated(_))));
+    for token in ["", "x", &new_token().unwrap()] {
+        assert!(matches!(tokens.authenticate(&header(token)).await, Err(Error::Unauthenticated(_))));
+    }
+}
+
+#[tokio::test]
+async fn the_last_use_is_listed() {
+    let (_dir, tokens) = tokens().await;
+    let issued = tokens.issue(&Principal::Admin("a".into()), None).await.unwrap();
+    assert_eq!(tokens.list().await.unwrap()[0].last_used_at, None);
+    tokens.authenticate(&header(&issued.token)).await.unwrap();
+    assert!(tokens.list().await.unwrap()[0].last_used_at.is_some());
+    let stop = CancellationToken::new();
+    stop.cancel();
+    tokens.clone().run(stop).await;
+    assert!(tokens.list().await.unwrap()[0].last_used_at.is_some());
+}
