@@ -289,6 +289,10 @@ impl Delivery {
         self.held
     }
 
+    pub fn push_in_flight(&self) -> bool {
+        self.push.is_some()
+    }
+
     /// The peer's last calls failed: it gets no more than its share of
     /// connection attempts.
     pub fn failing(&self) -> bool {

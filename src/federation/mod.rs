@@ -1,4 +1,199 @@
 //! Out to other homeservers: the postbox (floor 4).
+//!
+//! [`Federation`] is the handle: store events for a server, see and change its
+//! peers. Events are rows before anyone hears of them; a peer's driver then does
+//! what its delivery machine says.
 
+mod config;
 pub mod delivery;
+mod driver;
+mod gate;
+mod inbox;
+mod janitor;
+mod keys;
+mod mailroom;
+mod operator;
+pub mod pattern;
+mod peers;
+mod registry;
+mod remote;
+mod save;
+mod service;
 pub mod stream;
+mod wire;
+
+pub use config::Config;
+pub use driver::View;
+pub use inbox::EVENT_MAX;
+pub use mailroom::ReceivedStream;
+pub use peers::{Health, Peer};
+pub use registry::AddPeer;
+
+use crate::{
+    error::Error,
+    identity::node_key::NodeKey,
+    metrics::Metrics,
+    net::dial::Dialer,
+    store::{Change, Op, Store},
+    types::{Millis, ServerId},
+};
+use bytes::Bytes;
+use gate::Admission;
+use keys::Keys;
+use peers::QueueBounds;
+use registry::Registry;
+use std::sync::{Arc, PoisonError, RwLock};
+use tokio::sync::Semaphore;
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+/// Attempts that peers which do not answer may have under way together.
+const FAILING_ATTEMPTS: usize = 16;
+/// Events in one `send`.
+pub const SEND_MAX: usize = 1024;
+
+/// What the floor below hands in.
+pub struct Parts {
+    pub config: Config,
+    pub store: Store,
+    pub key: NodeKey,
+    pub dialer: Dialer,
+    pub metrics: Metrics,
+    pub own_id: ServerId,
+    /// Ids this node had before and still answers to.
+    pub former_ids: Vec<ServerId>,
+    /// Ends every task.
+    pub stop: CancellationToken,
+}
+
+/// The handle; clones are the same federation.
+#[derive(Clone)]
+pub struct Federation(Arc<Inner>);
+
+struct Inner {
+    config: Config,
+    store: Store,
+    key: NodeKey,
+    dialer: Dialer,
+    metrics: Metrics,
+    own: RwLock<OwnIds>,
+    registry: Registry,
+    keys: Keys,
+    failing_attempts: Semaphore,
+    stop: CancellationToken,
+    tasks: TaskTracker,
+}
+
+#[derive(Clone)]
+struct OwnIds {
+    id: ServerId,
+    former: Vec<ServerId>,
+}
+
+impl Federation {
+    /// Reads the peers and starts their drivers. Ends when `stop` is cancelled;
+    /// then wait for [`Federation::ended`].
+    pub async fn start(parts: Parts) -> Result<Self, Error> {
+        let Parts { config, store, key, dialer, metrics, own_id, former_ids, stop } = parts;
+        let (registry, mut owner) = Registry::new();
+        let inner = Arc::new(Inner {
+            config,
+            store,
+            key,
+            dialer,
+            metrics,
+            own: RwLock::new(OwnIds { id: own_id, former: former_ids }),
+            registry,
+            keys: Keys::new(),
+            failing_attempts: Semaphore::new(FAILING_ATTEMPTS),
+            stop,
+            tasks: TaskTracker::new(),
+        });
+        owner.load(&inner).await?;
+        inner.tasks.spawn(owner.run(inner.clone()));
+        inner.tasks.spawn(janitor::run(inner.clone()));
+        Ok(Self(inner))
+    }
+
+    /// Returns when every task has ended, after `stop`.
+    pub async fn ended(&self) {
+        self.0.tasks.close();
+        self.0.tasks.wait().await;
+    }
+
+    pub fn own_id(&self) -> ServerId {
+        self.0.own_id()
+    }
+
+    /// Stores 1 to [`SEND_MAX`] events for one server, all or none; when this
+    /// returns they are on disk. Returns the number of the first.
+    ///
+    /// `Precondition`: the server is no peer and may not become one. `Exhausted`:
+    /// its queue, or the disk, is full.
+    pub async fn send(&self, to: &ServerId, events: Vec<Bytes>) -> Result<u64, Error> {
+        check_events(&events)?;
+        let inner = &self.0;
+        if inner.is_own_id(to.as_str()) {
+            return Err(Error::invalid(format!("to: {to} is this server itself")));
+        }
+        let peer = match inner.admission(to) {
+            Admission::Known(peer) => peer,
+            Admission::Open => inner.registry.discover(to.clone(), None).await?,
+            Admission::Closed if inner.is_denied(to) => {
+                return Err(Error::Precondition(format!("{to} is refused by federation.deny")));
+            }
+            Admission::Closed => {
+                return Err(Error::Precondition(format!(
+                    "{to} is not a peer: add it with `pillarbox peer add {to}`, or let it in by federation.allow"
+                )));
+            }
+        };
+        let count = u64::try_from(events.len()).unwrap_or(u64::MAX);
+        let bytes = events.iter().map(|event| event.len() as u64).sum();
+        let bounds =
+            QueueBounds { events: inner.config.queue_max_events, bytes: inner.config.queue_max_bytes.as_u64() };
+        peer.reserve(bounds, count, bytes)?;
+        let now = Millis::now();
+        let mut op = Op::default();
+        for body in events {
+            let effect = inbox::effect_of_sending(peer.row_id(), &body);
+            let id = getrandom::u64().map_err(Error::internal);
+            let id = id.inspect_err(|_| peer.release(count, bytes))?;
+            op.push(Change::Enqueue { peer: peer.row_id(), id, stored_at: now, body });
+            op.changes.extend(effect);
+        }
+        let done = inner.store.submit(op).await.inspect_err(|_| peer.release(count, bytes))?;
+        inner.metrics.events_stored.inc_by(count);
+        peer.stored(done.numbers.end.saturating_sub(1));
+        Ok(done.numbers.start)
+    }
+}
+
+impl Inner {
+    fn own_id(&self) -> ServerId {
+        self.own.read().unwrap_or_else(PoisonError::into_inner).id.clone()
+    }
+
+    fn former_ids(&self) -> Vec<ServerId> {
+        self.own.read().unwrap_or_else(PoisonError::into_inner).former.clone()
+    }
+
+    fn is_own_id(&self, id: &str) -> bool {
+        let own = self.own.read().unwrap_or_else(PoisonError::into_inner);
+        own.id.as_str() == id || own.former.iter().any(|former| former.as_str() == id)
+    }
+}
+
+fn check_events(events: &[Bytes]) -> Result<(), Error> {
+    if events.is_empty() || events.len() > SEND_MAX {
+        return Err(Error::invalid(format!("events: {}; a call takes 1 to {SEND_MAX}", events.len())));
+    }
+    for (at, event) in events.iter().enumerate() {
+        if event.is_empty() {
+            return Err(Error::invalid(format!("events[{at}]: it is empty; an event has one of its kinds")));
+        }
+        if event.len() > EVENT_MAX {
+            return Err(Error::invalid(format!("events[{at}]: {} bytes; the limit is {EVENT_MAX}", event.len())));
+        }
+    }
+    Ok(())
+}

@@ -4,17 +4,7 @@
 //! lane brought the rows. The mark and the effect are committed together by
 //! who calls this; nothing is stored here.
 
-/// How far a stream (one sender to one receiver) has come: the state a receiver
-/// tells, and what a sender holds settled.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Hash)]
-pub struct Mark {
-    /// 0: nothing was ever applied. The later epoch wins.
-    pub epoch: u64,
-    /// Number of the last row applied.
-    pub number: u64,
-    /// Random id of that row.
-    pub id: u64,
-}
+pub use crate::types::Mark;
 
 /// Where a row says it stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

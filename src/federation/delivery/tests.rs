@@ -1,3 +1,5 @@
+//! The rules of the machine by table, and by lists of operations.
+
 use super::*;
 use proptest::prelude::*;
 

@@ -1,3 +1,5 @@
+//! The rule of what is applied, by table.
+
 use super::*;
 
 fn row(epoch: u64, number: u64, after: u64) -> Position {

@@ -1,0 +1,403 @@
+//! Does what the delivery machine of one peer says: reads rows, calls, applies,
+//! saves, and reports back.
+//!
+//! One task a peer, the only one that touches its streams. Calls and commits
+//! run as jobs of its own; nothing here waits for the network. Decides nothing
+//! about when and in which order: that is the machine's.
+
+mod inbound;
+mod outbound;
+
+use super::{
+    Inner,
+    delivery::{Action, Because, Call, Delivery, Failure, Input, Kind, State},
+    inbox::Row,
+    peers::{Page, Peer, PullAsked},
+    remote::{CallError, Remote},
+    save::{Save, Saver},
+    stream::Mark,
+    wire::PullAnswer,
+};
+use crate::{
+    error::Error,
+    store::OutRow,
+    types::{Millis, PeerId},
+};
+use std::{
+    collections::VecDeque,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+use tokio::{
+    sync::{mpsc, oneshot, watch},
+    task::JoinSet,
+    time::sleep_until,
+};
+use tokio_util::sync::CancellationToken;
+
+/// Pushes of the peer that wait for the one being applied.
+const BACKLOG_MAX: usize = 16;
+/// At shutdown: for the Push in flight and what is to be saved.
+const FAREWELL: Duration = Duration::from_secs(5);
+
+/// What the rest of the node asks of a peer's driver.
+pub enum Command {
+    /// A verified Push; the answer is how far the stream was applied then.
+    Push {
+        row: Row,
+        reply: oneshot::Sender<Result<Mark, Error>>,
+    },
+    /// A verified Pull.
+    Pull {
+        asked: PullAsked,
+        reply: oneshot::Sender<Result<Page, Error>>,
+    },
+    Hold(bool),
+    RetryNow {
+        push: bool,
+    },
+    /// Rows were taken out of the queue: look what is left.
+    LookAgain,
+    Learnt(Kind),
+    View(oneshot::Sender<View>),
+}
+
+/// How a peer's delivery stands.
+#[derive(Debug, Clone)]
+pub struct View {
+    pub state: State,
+    pub kind: Kind,
+    pub held: bool,
+    /// Our stream to it.
+    pub settled: Mark,
+    /// Its stream to us.
+    pub applied: Mark,
+    pub next_attempt: Option<Millis>,
+    pub next_pull: Option<Millis>,
+}
+
+enum Finished {
+    Pushed { number: u64, id: u64, result: Result<Option<Mark>, CallError> },
+    Pulled(Result<PullAnswer, CallError>),
+    Applied { mark: Mark, result: Result<(), Error>, then: Then },
+    Saved(Mark),
+    Fate { call: Call, arrived: bool },
+    Noted,
+}
+
+enum Then {
+    AnswerPush(oneshot::Sender<Result<Mark, Error>>),
+    Pulled { state: Option<Mark>, rows: bool },
+}
+
+struct Arrived {
+    row: Row,
+    reply: oneshot::Sender<Result<Mark, Error>>,
+}
+
+pub struct Driver {
+    inner: Arc<Inner>,
+    peer: Arc<Peer>,
+    row_id: PeerId,
+    machine: Delivery,
+    remote: Arc<Remote>,
+    commands: mpsc::Receiver<Command>,
+    newest: watch::Receiver<u64>,
+    jobs: JoinSet<Finished>,
+    inputs: VecDeque<Input>,
+    saver: Saver,
+    saving: bool,
+    /// Rows after `ahead_of`, read but not settled.
+    ahead: VecDeque<OutRow>,
+    ahead_of: u64,
+    /// How far the peer's stream is applied: what is committed.
+    applied: Mark,
+    applying: bool,
+    pulling: bool,
+    answer: Option<PullAnswer>,
+    deferred: Option<Arrived>,
+    backlog: VecDeque<Arrived>,
+    asked: Option<(PullAsked, oneshot::Sender<Result<Page, Error>>)>,
+    calls: Call,
+    /// Answers to a stock peer whose fate is open, and their connection.
+    open_answers: Vec<(Call, u64)>,
+    noted_kind: Kind,
+    stopping: bool,
+}
+
+impl Driver {
+    pub fn new(
+        inner: Arc<Inner>,
+        peer: Arc<Peer>,
+        machine: Delivery,
+        commands: mpsc::Receiver<Command>,
+        saver: Saver,
+        applied: Mark,
+    ) -> Self {
+        let remote = Arc::new(Remote::new(inner.clone(), peer.clone()));
+        let noted_kind = machine.kind();
+        Self {
+            row_id: peer.row_id(),
+            newest: peer.watch_newest(),
+            inner,
+            peer,
+            machine,
+            remote,
+            commands,
+            jobs: JoinSet::new(),
+            inputs: VecDeque::new(),
+            saver,
+            saving: false,
+            ahead: VecDeque::new(),
+            ahead_of: 0,
+            applied,
+            applying: false,
+            pulling: false,
+            answer: None,
+            deferred: None,
+            backlog: VecDeque::new(),
+            asked: None,
+            calls: 0,
+            open_answers: Vec::new(),
+            noted_kind,
+            stopping: false,
+        }
+    }
+
+    /// Runs until `stop`; then finishes the Push in flight and saves what is
+    /// to be saved.
+    pub async fn run(mut self, stop: CancellationToken) {
+        self.give(Input::Tick).await;
+        loop {
+            let deadline = self.machine.deadline();
+            // An overdue timer is not left to the runtime's budget.
+            if deadline.is_some_and(|at| at <= Instant::now()) {
+                self.give(Input::Tick).await;
+            }
+            let deadline = self.machine.deadline();
+            let idle = self.remote.close_idle();
+            tokio::select! {
+                () = stop.cancelled() => break,
+                Some(command) = self.commands.recv() => self.on_command(command).await,
+                Ok(()) = self.newest.changed() => {
+                    let newest = *self.newest.borrow_and_update();
+                    self.give(Input::Stored { newest }).await;
+                }
+                Some(finished) = self.jobs.join_next() => self.on_joined(finished).await,
+                () = sleep_until(deadline.unwrap_or_else(Instant::now).into()), if deadline.is_some() => {
+                    self.give(Input::Tick).await;
+                }
+                () = sleep_until(idle.unwrap_or_else(tokio::time::Instant::now)), if idle.is_some() => {}
+            }
+        }
+        self.finish().await;
+    }
+
+    async fn finish(&mut self) {
+        self.stopping = true;
+        self.commands.close();
+        let farewell = tokio::time::sleep(FAREWELL);
+        tokio::pin!(farewell);
+        while self.machine.push_in_flight() || self.saving || self.applying {
+            tokio::select! {
+                () = &mut farewell => {
+                    tracing::warn!(peer = %self.peer.server_id(), "stopped with a call in flight");
+                    return;
+                }
+                Some(finished) = self.jobs.join_next() => self.on_joined(finished).await,
+                else => return,
+            }
+        }
+    }
+
+    async fn on_command(&mut self, command: Command) {
+        match command {
+            Command::Push { row, reply } => {
+                if self.backlog.len() >= BACKLOG_MAX {
+                    let _ = reply.send(Err(Error::unavailable("too many Pushes at once: send one after the other")));
+                    return;
+                }
+                self.backlog.push_back(Arrived { row, reply });
+                self.work().await;
+            }
+            Command::Pull { asked, reply } => self.on_pull_asked(asked, reply).await,
+            Command::Hold(held) => self.give(Input::Hold(held)).await,
+            Command::RetryNow { push } => self.give(Input::RetryNow { push }).await,
+            Command::LookAgain => self.look_again().await,
+            Command::Learnt(kind) => self.give(Input::Learnt(kind)).await,
+            Command::View(reply) => {
+                let _ = reply.send(self.view());
+            }
+        }
+    }
+
+    async fn on_joined(&mut self, finished: Result<Finished, tokio::task::JoinError>) {
+        let finished = match finished {
+            Ok(finished) => finished,
+            Err(error) if error.is_panic() => std::panic::resume_unwind(error.into_panic()),
+            Err(_) => return, // aborted with the set: the driver is going
+        };
+        match finished {
+            Finished::Pushed { number, id, result } => self.on_pushed(number, id, result).await,
+            Finished::Pulled(Ok(answer)) => {
+                self.called(&self.inner.metrics.pulls, None);
+                self.answer = Some(answer);
+                self.work().await;
+            }
+            Finished::Pulled(Err(error)) => {
+                self.called(&self.inner.metrics.pulls, Some(&error));
+                self.pulling = false;
+                self.give(Input::PullFailed(error.failure)).await;
+                self.work().await;
+            }
+            Finished::Applied { mark, result, then } => self.on_applied(mark, result, then).await,
+            Finished::Saved(mark) => {
+                self.saving = false;
+                self.save_next();
+                self.give(Input::Saved(mark)).await;
+            }
+            Finished::Fate { call, arrived } => {
+                self.open_answers.retain(|(open, _)| *open != call);
+                let input = if arrived { Input::AnswerSettled { call } } else { Input::AnswerBroken { call } };
+                self.give(input).await;
+            }
+            Finished::Noted => {}
+        }
+    }
+
+    // ----- the machine
+
+    /// Gives the machine an input and does what it says, until it is silent.
+    async fn give(&mut self, input: Input) {
+        self.inputs.push_back(input);
+        while let Some(input) = self.inputs.pop_front() {
+            let before = self.machine.state();
+            self.machine.handle(Instant::now(), input);
+            self.note_change(before);
+            while let Some(action) = self.machine.poll() {
+                self.act(action).await;
+            }
+        }
+        self.peer.set_failing(self.machine.failing());
+        self.note_kind();
+    }
+
+    /// What the peer turned out to be is remembered over a restart.
+    fn note_kind(&mut self) {
+        let kind = self.machine.kind();
+        if kind == self.noted_kind {
+            return;
+        }
+        self.noted_kind = kind;
+        let (inner, row_id) = (self.inner.clone(), self.row_id);
+        self.jobs.spawn(async move {
+            if let Err(error) = inner.registry.set_kind(row_id, kind).await {
+                tracing::debug!(%error, "the kind of a peer could not be written");
+            }
+            Finished::Noted
+        });
+    }
+
+    fn note_change(&self, before: State) {
+        let after = self.machine.state();
+        if std::mem::discriminant(&before) == std::mem::discriminant(&after) {
+            return;
+        }
+        let peer = self.peer.server_id();
+        match after {
+            State::Live => tracing::info!(%peer, "live"),
+            State::Retrying { .. } => tracing::debug!(%peer, "retrying"),
+            State::Queued => tracing::warn!(%peer, "queued: nothing is pushed until it has pulled the queue empty"),
+        }
+    }
+
+    async fn act(&mut self, action: Action) {
+        match action {
+            Action::Push { .. } | Action::Pull { .. } if self.stopping => {}
+            Action::Push { after } => self.push(after).await,
+            Action::Pull { waiting } => self.pull(waiting),
+            Action::Answer { call, after } => self.answer_pull(call, after).await,
+            Action::Forget { through } => {
+                while self.ahead.front().is_some_and(|row| row.number <= through.number) {
+                    self.ahead.pop_front();
+                }
+                self.ahead_of = through.number;
+                self.save(Save::Forget(through));
+            }
+            Action::Save { mark, because } => {
+                self.ahead.clear();
+                self.tell(because);
+                self.save(Save::Mark { mark, because });
+            }
+            Action::SaveQueued(queued) => self.save(Save::Queued(queued)),
+        }
+    }
+
+    fn tell(&self, because: Because) {
+        let peer = self.peer.server_id();
+        match because {
+            Because::PeerRestored { from, through } => {
+                self.inner.metrics.restores.with_label_values(&["peer"]).inc();
+                tracing::error!(%peer, from, through,
+                    "the peer lost events it had applied (restored from a backup?); those in this range are gone for it");
+            }
+            Because::WeWereRestored => {
+                self.inner.metrics.restores.with_label_values(&["us"]).inc();
+                tracing::error!(%peer,
+                    "the peer knows events this node does not: this node was restored from a backup; what waits is sent again");
+            }
+        }
+    }
+
+    fn save(&mut self, what: Save) {
+        self.saver.add(what);
+        self.save_next();
+    }
+
+    fn save_next(&mut self) {
+        if self.saving {
+            return;
+        }
+        if let Some((mark, op)) = self.saver.next() {
+            self.saving = true;
+            let (inner, peer) = (self.inner.clone(), self.peer.clone());
+            self.jobs.spawn(async move {
+                super::save::commit(&inner, &peer, op).await;
+                Finished::Saved(mark)
+            });
+        }
+    }
+
+    /// What the operator reads of a call, and the metrics.
+    fn called(&self, counter: &prometheus::IntCounterVec, error: Option<&CallError>) {
+        let result = match error.map(|error| error.failure) {
+            None => "ok",
+            Some(Failure::Transient { .. }) => "transient",
+            Some(Failure::Refused) => "refused",
+            Some(Failure::Local) => "local",
+        };
+        counter.with_label_values(&[result]).inc();
+        if let Some(error) = error {
+            tracing::debug!(peer = %self.peer.server_id(), error = error.text, "call failed");
+        }
+        self.peer.note_outbound(error.map(|error| error.text.as_str()));
+    }
+
+    fn view(&self) -> View {
+        let (now, clock) = (Instant::now(), Millis::now());
+        let moment = |at: Instant| clock.plus(at.saturating_duration_since(now));
+        let next_attempt = match self.machine.state() {
+            State::Retrying { at, .. } => Some(moment(at)),
+            State::Live | State::Queued => None,
+        };
+        View {
+            state: self.machine.state(),
+            kind: self.machine.kind(),
+            held: self.machine.held(),
+            settled: self.machine.settled(),
+            applied: self.applied,
+            next_attempt,
+            next_pull: self.machine.next_pull().map(moment),
+        }
+    }
+}

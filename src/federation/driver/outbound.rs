@@ -1,0 +1,159 @@
+//! The driver towards the peer: Pushes, and the answers to its Pulls.
+//!
+//! Sends rows as the machine says and reports how they fared.
+
+use super::{Driver, Finished};
+use crate::{
+    error::Error,
+    federation::{
+        delivery::{Call, Failure, Heard, Input},
+        peers::{Evidence, Page, PullAsked},
+        remote::{CallError, Method},
+        stream::{Mark, Position},
+        wire,
+    },
+    store::OutRow,
+};
+use std::time::Duration;
+use tokio::sync::oneshot;
+
+const PUSH_PATIENCE: Duration = Duration::from_secs(30);
+/// Bodies in one answer to a Pull, unless a single one is larger.
+const PAGE_BYTES: usize = 1 << 20;
+const PAGE_ROWS: usize = 16_384;
+/// Rows read ahead of the Push in flight.
+const AHEAD_ROWS: usize = 128;
+const AHEAD_BYTES: usize = 256 << 10;
+
+impl Driver {
+    pub(super) async fn push(&mut self, after: Mark) {
+        let row = match self.next_row(after.number).await {
+            Ok(Some(row)) => row,
+            Ok(None) => return self.inputs.push_back(Input::Empty),
+            Err(error) => {
+                tracing::warn!(peer = %self.peer.server_id(), %error, "the queue cannot be read");
+                return self.inputs.push_back(Input::PushFailed(Failure::Local));
+            }
+        };
+        let position = Position { epoch: after.epoch, number: row.number, id: row.id, after: after.number };
+        let request = wire::push_request(position, row.body.clone());
+        let remote = self.remote.clone();
+        let (number, id) = (row.number, row.id);
+        self.jobs.spawn(async move {
+            let result = remote.call(Method::Push, request, PUSH_PATIENCE).await;
+            let result = result.and_then(|answer| wire::push_response(answer).map_err(CallError::transient));
+            Finished::Pushed { number, id, result }
+        });
+    }
+
+    /// The first row after `number`, from what was read ahead if that is of use.
+    pub(super) async fn next_row(&mut self, number: u64) -> Result<Option<OutRow>, Error> {
+        if self.ahead_of != number || self.ahead.is_empty() {
+            self.ahead = self.inner.store.outbox_page(self.row_id, number, AHEAD_ROWS, AHEAD_BYTES).await?.into();
+            self.ahead_of = number;
+        }
+        Ok(self.ahead.front().cloned())
+    }
+
+    pub(super) async fn on_pushed(&mut self, number: u64, id: u64, result: Result<Option<Mark>, CallError>) {
+        self.called(&self.inner.metrics.pushes, result.as_ref().err());
+        let input = match result {
+            Err(error) => Input::PushFailed(error.failure),
+            Ok(None) => Input::Pushed { number, id, heard: None },
+            Ok(Some(mark)) if mark.number == number => {
+                Input::Pushed { number, id, heard: Some(Heard { mark, id_here: Some(id) }) }
+            }
+            Ok(Some(mark)) => match self.heard(mark).await {
+                Ok(heard) => Input::Pushed { number, id, heard: Some(heard) },
+                Err(_) => Input::PushFailed(Failure::Local),
+            },
+        };
+        self.give(input).await;
+    }
+
+    /// What we know of the row at a mark the peer told.
+    pub(super) async fn heard(&self, mark: Mark) -> Result<Heard, Error> {
+        let id_here = match mark.number {
+            0 => None,
+            number => self.inner.store.sent_id(self.row_id, number).await?,
+        };
+        Ok(Heard { mark, id_here })
+    }
+
+    pub(super) async fn look_again(&mut self) {
+        self.ahead.clear();
+        match self.inner.store.outbox_newest(self.row_id).await {
+            Ok(newest) => self.give(Input::Dropped { newest: newest.unwrap_or(0) }).await,
+            Err(error) => tracing::warn!(peer = %self.peer.server_id(), %error, "the queue cannot be read"),
+        }
+    }
+
+    pub(super) async fn on_pull_asked(&mut self, asked: PullAsked, reply: oneshot::Sender<Result<Page, Error>>) {
+        if let Some(evidence) = &asked.evidence {
+            // It used the connection of an earlier answer again, so that one arrived.
+            let same = |(_, connection): &&(Call, u64)| *connection == evidence.connection;
+            if let Some((call, _)) = self.open_answers.iter().find(same).copied() {
+                self.give(Input::AnswerSettled { call }).await;
+            }
+        }
+        let heard = match asked.state {
+            None => None,
+            Some(mark) => match self.heard(mark).await {
+                Ok(heard) => Some(heard),
+                Err(error) => {
+                    let _ = reply.send(Err(error));
+                    return;
+                }
+            },
+        };
+        self.calls += 1;
+        let waiting = asked.waiting;
+        self.asked = Some((asked, reply));
+        self.give(Input::PullAsked { call: self.calls, heard, waiting }).await;
+    }
+
+    pub(super) async fn answer_pull(&mut self, call: Call, after: Option<Mark>) {
+        let Some((asked, reply)) = self.asked.take() else { return };
+        let mut page = Page { rows: vec![], state: self.applied };
+        let Some(after) = after else {
+            let _ = reply.send(Ok(page));
+            return;
+        };
+        // Read before the page: what is committed since is not "all there was".
+        let newest = *self.newest.borrow();
+        let rows = match self.inner.store.outbox_page(self.row_id, after.number, PAGE_ROWS, PAGE_BYTES).await {
+            Ok(rows) => rows,
+            Err(error) => {
+                let _ = reply.send(Err(error));
+                return;
+            }
+        };
+        let Some((number, id)) = rows.last().map(|row| (row.number, row.id)) else {
+            let _ = reply.send(Ok(page));
+            return self.inputs.push_back(Input::Empty);
+        };
+        let mut before = after.number;
+        for row in rows {
+            let position = Position { epoch: after.epoch, number: row.number, id: row.id, after: before };
+            before = row.number;
+            page.rows.push((position, row.body));
+        }
+        self.inputs.push_back(Input::Offered { call, number, id, all: number >= newest });
+        let gone = reply.send(Ok(page)).is_err();
+        if asked.state.is_none() {
+            self.watch_answer(call, asked.evidence, gone);
+        }
+    }
+
+    /// Towards a stock peer only the connection tells whether an answer arrived.
+    pub(super) fn watch_answer(&mut self, call: Call, evidence: Option<Evidence>, gone: bool) {
+        match evidence {
+            Some(evidence) if !gone => {
+                self.open_answers.push((call, evidence.connection));
+                let settle = self.inner.config.stock_settle;
+                self.jobs.spawn(async move { Finished::Fate { call, arrived: evidence.arrived(settle).await } });
+            }
+            _ => self.inputs.push_back(Input::AnswerBroken { call }),
+        }
+    }
+}

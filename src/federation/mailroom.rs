@@ -1,0 +1,214 @@
+//! `pillarbox.postbox.v1.Mailroom`: the postbox as the homeserver behind this
+//! node uses it, and the log of inbound events it reads.
+//!
+//! Verifies the caller, calls the handle, maps the answer. A reader is woken,
+//! then reads rows after its cursor: nothing is kept for it in memory.
+
+use super::{Federation, delivery::State, peers::Peer};
+use crate::{
+    error::Error,
+    identity::{principal::Principal, tokens::Tokens},
+    proto::pillarbox::postbox::v1::{
+        self as proto, ListGuildsRequest, ListGuildsResponse, ListInvitesRequest, ListInvitesResponse, PeersRequest,
+        PeersResponse, ReceiveRequest, Received, SendRequest, SendResponse,
+        list_guilds_response::Guild,
+        list_invites_response::Invite,
+        mailroom_server::{Mailroom, MailroomServer},
+    },
+    store::InboundRow,
+    types::{Millis, PeerId, ServerId},
+};
+use std::{collections::HashMap, pin::Pin};
+use tokio::sync::mpsc;
+use tokio_stream::{Stream, wrappers::ReceiverStream};
+use tonic::{Request, Response, Status, metadata::MetadataMap};
+
+const PAGE_ROWS: usize = 1024;
+const PAGE_BYTES: usize = 1 << 20;
+/// Events on their way to one reader; the rest waits in rows.
+const READER_MAX: usize = 64;
+/// `SendRequest` may hold 1024 events of 64 KiB.
+const REQUEST_MAX: usize = 66 << 20;
+
+pub type ReceivedStream = Pin<Box<dyn Stream<Item = Result<Received, Status>> + Send>>;
+
+/// The service; hold it behind the node's one port.
+#[derive(Clone)]
+pub struct Service {
+    federation: Federation,
+    tokens: Tokens,
+}
+
+impl Federation {
+    pub fn mailroom_service(&self, tokens: Tokens) -> MailroomServer<Service> {
+        MailroomServer::new(Service { federation: self.clone(), tokens }).max_decoding_message_size(REQUEST_MAX)
+    }
+
+    /// Inbound events after `cursor`, first what is kept, then live. Ends with
+    /// the node. `OutOfRange` when events after the cursor are no longer kept,
+    /// or the cursor lies in the future.
+    pub async fn events(&self, cursor: u64) -> Result<ReceivedStream, Status> {
+        self.check_cursor(cursor).await?;
+        let (sender, receiver) = mpsc::channel(READER_MAX);
+        let reader = Reader { federation: self.clone(), names: HashMap::new(), cursor };
+        self.0.tasks.spawn(reader.run(sender));
+        Ok(Box::pin(ReceiverStream::new(receiver)))
+    }
+
+    async fn check_cursor(&self, cursor: u64) -> Result<(), Status> {
+        if cursor == 0 {
+            return Ok(());
+        }
+        let newest = *self.0.store.inbound_head().borrow();
+        let oldest = self.0.store.inbound_range().await?.map_or(newest + 1, |range| *range.start());
+        if cursor <= newest && cursor + 1 >= oldest {
+            return Ok(());
+        }
+        let text = match cursor > newest {
+            true => format!("cursor: {cursor} was never given; the newest is {newest}"),
+            false => format!("cursor: events after {cursor} are no longer kept; the oldest is {oldest}"),
+        };
+        let mut status = Status::from(Error::OutOfRange(text));
+        status.metadata_mut().insert("x-oldest-cursor", (oldest - 1).into());
+        Err(status)
+    }
+
+    /// How a peer fares, as both the Mailroom and the operator see it.
+    pub async fn describe(&self, peer: &Peer) -> Result<proto::Peer, Error> {
+        let view = self.view(peer).await?;
+        let (health, (queued, queued_bytes)) = (peer.health(), peer.queued());
+        let state = match view.state {
+            State::Live => "live",
+            State::Retrying { .. } => "retrying",
+            State::Queued => "queued",
+        };
+        let millis = |at: Option<Millis>| at.map_or(0, |at| at.0);
+        Ok(proto::Peer {
+            server_id: peer.server_id().to_string(),
+            state: state.into(),
+            queued,
+            queued_bytes,
+            outbound_ok_at: millis(health.outbound_ok_at),
+            inbound_ok_at: millis(health.inbound_ok_at),
+            outbound_error: health.outbound_error,
+        })
+    }
+}
+
+struct Reader {
+    federation: Federation,
+    names: HashMap<PeerId, ServerId>,
+    cursor: u64,
+}
+
+impl Reader {
+    async fn run(mut self, sender: mpsc::Sender<Result<Received, Status>>) {
+        let stop = self.federation.0.stop.clone();
+        let work = async {
+            if let Err(error) = self.read(&sender).await {
+                let _ = sender.send(Err(error)).await;
+            }
+        };
+        tokio::select! {
+            () = work => {}
+            () = sender.closed() => {}
+            () = stop.cancelled() => {
+                // A reader that does not read must not hold up the end.
+                let _ = sender.try_send(Err(Error::unavailable("the node stops; go on from your cursor").into()));
+            }
+        }
+    }
+
+    async fn read(&mut self, sender: &mpsc::Sender<Result<Received, Status>>) -> Result<(), Status> {
+        let mut head = self.federation.0.store.inbound_head();
+        loop {
+            head.borrow_and_update();
+            let rows = self.federation.0.store.inbound_page(self.cursor, PAGE_ROWS, PAGE_BYTES).await?;
+            if rows.is_empty() {
+                if head.changed().await.is_err() {
+                    return Ok(());
+                }
+                continue;
+            }
+            for row in rows {
+                let received = self.received(row).await?;
+                self.cursor = received.cursor;
+                if sender.send(Ok(received)).await.is_err() {
+                    return Ok(());
+                }
+            }
+            // It was slow, and what it has not read was cleared away meanwhile: it is told.
+            self.federation.check_cursor(self.cursor).await?;
+        }
+    }
+
+    async fn received(&mut self, row: InboundRow) -> Result<Received, Error> {
+        let sender = match self.names.get(&row.peer) {
+            Some(name) => name.clone(),
+            None => {
+                let name = self.federation.name_of(row.peer).await?;
+                self.names.insert(row.peer, name.clone());
+                name
+            }
+        };
+        Ok(Received { cursor: row.cursor, sender: sender.to_string(), received_at: row.received_at.0, event: row.body })
+    }
+}
+
+impl Service {
+    async fn authorize(&self, metadata: &MetadataMap) -> Result<(), Status> {
+        match self.tokens.authenticate(metadata).await? {
+            Principal::Service(_) => Ok(()),
+            other => Err(Error::Denied(format!("{other} may not use the Mailroom; a service: principal may")).into()),
+        }
+    }
+}
+
+#[tonic::async_trait]
+impl Mailroom for Service {
+    type ReceiveStream = ReceivedStream;
+
+    async fn send(&self, request: Request<SendRequest>) -> Result<Response<SendResponse>, Status> {
+        self.authorize(request.metadata()).await?;
+        let SendRequest { to, events } = request.into_inner();
+        let to = to.parse().map_err(|error| Error::invalid(format!("to: {error}")))?;
+        let first_number = self.federation.send(&to, events).await?;
+        Ok(Response::new(SendResponse { first_number }))
+    }
+
+    async fn receive(&self, request: Request<ReceiveRequest>) -> Result<Response<ReceivedStream>, Status> {
+        self.authorize(request.metadata()).await?;
+        Ok(Response::new(self.federation.events(request.into_inner().cursor).await?))
+    }
+
+    async fn peers(&self, request: Request<PeersRequest>) -> Result<Response<PeersResponse>, Status> {
+        self.authorize(request.metadata()).await?;
+        let mut peers = vec![];
+        for peer in self.federation.peers() {
+            peers.push(self.federation.describe(&peer).await?);
+        }
+        Ok(Response::new(PeersResponse { peers }))
+    }
+
+    async fn list_guilds(&self, request: Request<ListGuildsRequest>) -> Result<Response<ListGuildsResponse>, Status> {
+        self.authorize(request.metadata()).await?;
+        let mut guilds = vec![];
+        for (guild_id, peer) in self.federation.0.store.guilds(request.into_inner().user_id).await? {
+            guilds.push(Guild { guild_id, server_id: self.federation.name_of(peer).await?.to_string() });
+        }
+        Ok(Response::new(ListGuildsResponse { guilds }))
+    }
+
+    async fn list_invites(
+        &self,
+        request: Request<ListInvitesRequest>,
+    ) -> Result<Response<ListInvitesResponse>, Status> {
+        self.authorize(request.metadata()).await?;
+        let mut invites = vec![];
+        for row in self.federation.0.store.invites(request.into_inner().user_id).await? {
+            let server_id = self.federation.name_of(row.peer).await?.to_string();
+            invites.push(Invite { invite_id: row.invite, server_id, inviter_id: row.inviter });
+        }
+        Ok(Response::new(ListInvitesResponse { invites }))
+    }
+}

@@ -1,0 +1,286 @@
+//! Calls to one peer: connection, key, signed requests.
+//!
+//! Keeps at most one connection and lets go of it when it is idle. Tokens are
+//! signed anew at each call. Never retries (the delivery machine does) and
+//! never follows a redirect.
+
+use super::{
+    Inner,
+    delivery::{Failure, Kind},
+    peers::{Peer, Transport},
+};
+use crate::{
+    error::Error,
+    identity::postbox_token::{self, Request},
+    net::{
+        dial::{DialError, Target},
+        grpc::Strict,
+        hrpc::HrpcClient,
+        link::Link,
+        tls::Verified,
+    },
+    proto::protocol::{
+        auth::v1::{KeyRequest, KeyResponse, auth_service_client::AuthServiceClient},
+        sync::v1::postbox_service_client::PostboxServiceClient,
+    },
+    store::KeyOrigin,
+    types::{PublicKey, ServerId, unix_seconds},
+};
+use bytes::Bytes;
+use std::{
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+use tokio::time::{Instant, timeout_at};
+use tonic::{Code, Status, metadata::MetadataValue};
+use tonic_types::StatusExt;
+
+/// An idle connection costs memory at both ends.
+pub const IDLE: Duration = Duration::from_secs(60);
+/// A Pull answer of a stock peer is everything it had.
+const ANSWER_MAX: usize = 64 << 20;
+/// What `KeyResponse.speaks` says of a server that knows positions and states.
+pub const SPEAKS: &str = "postbox/1";
+
+/// A method of `PostboxService`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Method {
+    Pull,
+    Push,
+    NotifyNewId,
+}
+
+impl Method {
+    /// The gRPC path, which a bound token names.
+    pub fn path(self) -> &'static str {
+        match self {
+            Self::Pull => "/protocol.sync.v1.PostboxService/Pull",
+            Self::Push => "/protocol.sync.v1.PostboxService/Push",
+            Self::NotifyNewId => "/protocol.sync.v1.PostboxService/NotifyNewId",
+        }
+    }
+
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Pull => "Pull",
+            Self::Push => "Push",
+            Self::NotifyNewId => "NotifyNewId",
+        }
+    }
+}
+
+/// A call that failed: what the machine makes of it, and what the operator reads.
+#[derive(Debug, Clone)]
+pub struct CallError {
+    pub failure: Failure,
+    pub text: String,
+}
+
+impl CallError {
+    pub fn transient(text: impl Into<String>) -> Self {
+        Self { failure: Failure::Transient { retry_after: None }, text: text.into() }
+    }
+
+    pub fn local(error: Error) -> Self {
+        Self { failure: Failure::Local, text: error.to_string() }
+    }
+}
+
+impl From<DialError> for CallError {
+    fn from(error: DialError) -> Self {
+        Self::transient(error.to_string())
+    }
+}
+
+impl From<Status> for CallError {
+    fn from(status: Status) -> Self {
+        let failure = match status.code() {
+            Code::Unauthenticated | Code::PermissionDenied | Code::Unimplemented => Failure::Refused,
+            _ => Failure::Transient { retry_after: status.get_details_retry_info().and_then(|info| info.retry_delay) },
+        };
+        Self { failure, text: format!("{:?}: {}", status.code(), status.message()) }
+    }
+}
+
+/// An open connection and what is spoken on it.
+#[derive(Clone)]
+struct Open {
+    link: Link,
+    transport: Transport,
+}
+
+/// The way to one peer.
+pub struct Remote {
+    inner: Arc<Inner>,
+    peer: Arc<Peer>,
+    open: Mutex<Option<(Open, Instant)>>,
+}
+
+impl Remote {
+    pub fn new(inner: Arc<Inner>, peer: Arc<Peer>) -> Self {
+        Self { inner, peer, open: Mutex::new(None) }
+    }
+
+    /// Calls `method` with a fresh token. `body`: the serialized request. The
+    /// deadline covers everything, dialling too.
+    pub async fn call(&self, method: Method, body: Bytes, patience: Duration) -> Result<Bytes, CallError> {
+        let deadline = Instant::now() + patience;
+        let late = || CallError::transient(format!("no answer within {} s", patience.as_secs()));
+        let answer = timeout_at(deadline, self.call_by(method, body, deadline)).await;
+        let answer = answer.unwrap_or_else(|_| Err(late()));
+        if let Err(error) = &answer
+            && !matches!(error.failure, Failure::Refused)
+        {
+            // Whatever is wrong may be wrong with the connection.
+            self.close();
+        }
+        answer
+    }
+
+    async fn call_by(&self, method: Method, body: Bytes, deadline: Instant) -> Result<Bytes, CallError> {
+        let open = self.connection(deadline).await?;
+        let (own, destination) = (self.inner.own_id(), self.peer.server_id());
+        let request = Request { method: method.path(), body: &body };
+        let token = postbox_token::mint(&self.inner.key, &own, &destination, request, unix_seconds())
+            .map_err(CallError::local)?;
+        let mut request = tonic::Request::new(body);
+        let value = MetadataValue::try_from(token).expect("base64 is a header value");
+        request.metadata_mut().insert("authorization", value);
+        let origin = open.link.origin();
+        let answer = match open.transport {
+            Transport::Hrpc => {
+                let service = HrpcClient::new(open.link, ANSWER_MAX);
+                postbox(method, PostboxServiceClient::with_origin(service, origin), request).await
+            }
+            Transport::Grpc | Transport::Unknown => {
+                postbox(method, PostboxServiceClient::with_origin(Strict(open.link), origin), request).await
+            }
+        };
+        Ok(answer?)
+    }
+
+    /// Lets go of a connection that nobody has used for a while. Returns when
+    /// it is worth asking again.
+    pub fn close_idle(&self) -> Option<Instant> {
+        let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
+        let idle_at = open.as_ref().map(|(_, used)| *used + IDLE)?;
+        if idle_at <= Instant::now() {
+            *open = None;
+            return None;
+        }
+        Some(idle_at)
+    }
+
+    fn close(&self) {
+        *self.open.lock().unwrap_or_else(PoisonError::into_inner) = None;
+    }
+
+    async fn connection(&self, deadline: Instant) -> Result<Open, CallError> {
+        {
+            let mut kept = self.open.lock().unwrap_or_else(PoisonError::into_inner);
+            if let Some((open, used)) = kept.as_mut().filter(|(open, _)| !open.link.is_closed()) {
+                *used = Instant::now();
+                return Ok(open.clone());
+            }
+        }
+        // A peer that fails must not take connections from those that answer.
+        let _place = match self.peer.is_failing() {
+            true => Some(self.inner.failing_attempts.acquire().await.map_err(|_| CallError::transient("stopping"))?),
+            false => None,
+        };
+        let link = self.inner.dialer.dial(&self.peer.target(), deadline).await?;
+        let transport = match self.peer.transport() {
+            // Why it fails may be that it speaks something else now.
+            _ if self.peer.is_failing() => self.introduce(&link).await?,
+            // HTTP/1.1 carries no gRPC.
+            Transport::Grpc if link.is_h2() => Transport::Grpc,
+            Transport::Hrpc => Transport::Hrpc,
+            Transport::Grpc | Transport::Unknown => self.introduce(&link).await?,
+        };
+        let open = Open { link, transport };
+        *self.open.lock().unwrap_or_else(PoisonError::into_inner) = Some((open.clone(), Instant::now()));
+        Ok(open)
+    }
+
+    /// Finds out by `Key` what the peer speaks and who it is.
+    async fn introduce(&self, link: &Link) -> Result<Transport, CallError> {
+        let introduction = ask_key(link).await?;
+        let Introduction { transport, kind, key, .. } = introduction;
+        let server_id = self.peer.server_id();
+        let key = match self.peer.row().key {
+            Some(known) if known.key != key && known.origin == KeyOrigin::Operator => {
+                return Err(CallError::transient(format!(
+                    "{server_id} shows another key than the one given for it; if it has a new one: peer add --key"
+                )));
+            }
+            // A learnt key gives way only when a signature shows that it must.
+            Some(known) => known.key,
+            None => key,
+        };
+        self.inner.registry.learn(self.peer.row_id(), key, kind, transport).await.map_err(CallError::local)?;
+        Ok(transport)
+    }
+}
+
+async fn postbox<S>(
+    method: Method,
+    client: PostboxServiceClient<S>,
+    request: tonic::Request<Bytes>,
+) -> Result<Bytes, Status>
+where
+    S: tonic::client::GrpcService<tonic::body::Body>,
+    S::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+    S::ResponseBody: http_body::Body<Data = Bytes> + Send + 'static,
+    <S::ResponseBody as http_body::Body>::Error: Into<Box<dyn std::error::Error + Send + Sync>> + Send,
+{
+    let mut client = client.max_decoding_message_size(ANSWER_MAX);
+    let answer = match method {
+        Method::Pull => client.pull(request).await?,
+        Method::Push => client.push(request).await?,
+        Method::NotifyNewId => client.notify_new_id(request).await?,
+    };
+    Ok(answer.into_inner())
+}
+
+/// What `Key` told.
+#[derive(Debug, Clone)]
+pub struct Introduction {
+    pub transport: Transport,
+    pub kind: Kind,
+    pub key: PublicKey,
+    /// How the channel was verified: only then the key is worth something.
+    pub verified: Verified,
+}
+
+/// Asks `Key` by gRPC and, where that is not spoken, by hRPC.
+pub async fn ask_key(link: &Link) -> Result<Introduction, CallError> {
+    let origin = link.origin();
+    let mut why = None;
+    if link.is_h2() {
+        let mut client = AuthServiceClient::with_origin(Strict(link.clone()), origin.clone());
+        match client.key(KeyRequest {}).await {
+            Ok(answer) => return introduction(link, Transport::Grpc, answer.into_inner()),
+            Err(status) => why = Some(status),
+        }
+    }
+    let mut client = AuthServiceClient::with_origin(HrpcClient::new(link.clone(), 64 << 10), origin);
+    match client.key(KeyRequest {}).await {
+        Ok(answer) => introduction(link, Transport::Hrpc, answer.into_inner()),
+        // Where neither is spoken, what gRPC said is the better word.
+        Err(status) => Err(why.unwrap_or(status).into()),
+    }
+}
+
+fn introduction(link: &Link, transport: Transport, answer: KeyResponse) -> Result<Introduction, CallError> {
+    let key = PublicKey::from_bytes(&answer.key).map_err(|error| CallError::transient(format!("Key: {error}")))?;
+    let kind = match answer.speaks.iter().any(|speaks| speaks == SPEAKS) {
+        true => Kind::Ours,
+        false => Kind::Stock,
+    };
+    Ok(Introduction { transport, kind, key, verified: link.verified() })
+}
+
+/// The way to a server that is no peer (yet).
+pub fn stranger(id: ServerId) -> Target {
+    Target { id, address: None, plaintext: false, http1: false, pinned: None, trusted: false }
+}
