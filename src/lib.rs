@@ -4,13 +4,25 @@
 //! The floors of the house, from the ground up; a file imports only lower
 //! floors, or its own folder (`tests/floors.rs` holds this):
 //!
-//! 0. [`proto`]
-//! 1. [`types`], [`error`]
-//! 2. [`net`]
+//! 0. [`proto`]: generated code
+//! 1. [`types`], [`error`], [`metrics`]
+//! 2. [`store`]: rows; [`net`]: sockets, TLS, HTTP
+//! 3. [`identity`]: the node's key, tokens, principals
+//! 4. [`federation`]: the postbox, out to other servers
+//! 7. [`admin`]: the operator's socket, metrics
+//! 8. [`node`]: the wiring; [`config`]
+//! 9. [`cli`]: the process
 #![forbid(unsafe_code)]
 
+pub mod admin;
+pub mod cli;
+pub mod config;
 pub mod error;
 pub mod federation;
+pub mod identity;
+pub mod metrics;
 pub mod net;
+pub mod node;
 pub mod proto;
+pub mod store;
 pub mod types;

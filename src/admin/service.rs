@@ -1,0 +1,341 @@
+//! The operator's calls (`pillarbox.admin.v1.Admin`): parse, call the handle,
+//! map the answer. Never touches the store.
+
+use crate::{
+    error::Error,
+    federation::{AddPeer, Federation, Peer, ReceivedStream},
+    identity::{principal::Principal, tokens::Tokens},
+    proto::pillarbox::{
+        admin::v1::{admin_server::Admin, *},
+        postbox::v1::{SendRequest, SendResponse},
+    },
+    store::{DeadRow, Direction, KeyOrigin, OutRow, PeerAddress, PeerKind, PeerTransport},
+    types::{Millis, PeerId, PublicKey, ServerId},
+};
+use bytes::Bytes;
+use std::{pin::Pin, sync::Arc, time::Duration};
+use tokio::sync::mpsc;
+use tokio_stream::{Stream, wrappers::ReceiverStream};
+use tonic::{Request, Response, Status};
+
+/// Rows on their way to a command.
+const LISTED_MAX: usize = 64;
+
+type Listing<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
+
+#[derive(Clone)]
+pub struct Service {
+    pub federation: Federation,
+    pub tokens: Tokens,
+    pub key: PublicKey,
+}
+
+impl Service {
+    fn peer(&self, id: &str) -> Result<Arc<Peer>, Error> {
+        self.federation.peer(&server_id(id)?)
+    }
+
+    async fn detail(&self, peer: &Peer) -> Result<PeerDetail, Error> {
+        let (view, row) = (self.federation.view(peer).await?, peer.row());
+        let kind = match view.kind.into() {
+            PeerKind::Unknown => "unknown",
+            PeerKind::Stock => "stock",
+            PeerKind::Pillarbox => "pillarbox",
+        };
+        let tokens = match peer.health().bound_tokens {
+            Some(false) => "plain",
+            Some(true) => "bound",
+            None if kind == "pillarbox" => "bound",
+            None if kind == "stock" => "plain",
+            None => "",
+        };
+        let millis = |at: Option<Millis>| at.map_or(0, |at| at.0);
+        Ok(PeerDetail {
+            peer: Some(self.federation.describe(peer).await?),
+            key: row.key.map_or_else(Bytes::new, |key| Bytes::copy_from_slice(key.key.as_bytes())),
+            key_origin: match row.key.map(|key| key.origin) {
+                None => "none",
+                Some(KeyOrigin::Operator) => "operator",
+                Some(KeyOrigin::Learnt) => "learnt",
+            }
+            .into(),
+            address: row.address.map_or_else(String::new, |address| format!("{}:{}", address.host, address.port)),
+            plaintext: row.plaintext,
+            held: view.held,
+            tokens: tokens.into(),
+            kind: kind.into(),
+            transport: match row.transport {
+                PeerTransport::Unknown => "unknown",
+                PeerTransport::Grpc => "grpc",
+                PeerTransport::Hrpc => "hrpc",
+            }
+            .into(),
+            epoch: view.settled.epoch,
+            settled: view.settled.number,
+            inbound_epoch: view.applied.epoch,
+            inbound_mark: view.applied.number,
+            next_attempt_at: millis(view.next_attempt),
+            next_pull_at: millis(view.next_pull),
+            former_ids: vec![],
+        })
+    }
+
+    /// Whose dead letters: of one server, also one that was removed, or of all.
+    async fn whose(&self, id: &str) -> Result<Option<PeerId>, Error> {
+        match id {
+            "" => Ok(None),
+            id => Ok(Some(self.federation.row_of(&server_id(id)?).await?)),
+        }
+    }
+
+    async fn dead_letter(&self, row: DeadRow) -> Result<DeadLetter, Error> {
+        let letter = row.letter;
+        Ok(DeadLetter {
+            id: u64::try_from(row.id).unwrap_or(0),
+            server_id: self.federation.name_of(letter.peer).await?.to_string(),
+            direction: match letter.direction {
+                Direction::In => "inbound",
+                Direction::Out => "outbound",
+            }
+            .into(),
+            reason: letter.reason,
+            died_at: letter.died_at.0,
+            number: letter.number,
+            last_number: letter.last_number,
+            body: letter.body,
+        })
+    }
+
+    async fn list_queue_into(
+        &self,
+        request: ListQueueRequest,
+        sender: &mpsc::Sender<Result<QueuedEvent, Status>>,
+    ) -> Result<(), Error> {
+        let peers = match request.server_id.as_str() {
+            "" => self.federation.peers(),
+            id => vec![self.peer(id)?],
+        };
+        let mut left = if request.limit == 0 { u64::MAX } else { request.limit };
+        for peer in peers {
+            let mut after = 0;
+            loop {
+                let rows = self.federation.queue(&peer, after).await?;
+                let Some(last) = rows.last() else { break };
+                after = last.number;
+                for row in rows {
+                    if left == 0 || sender.send(Ok(queued(&peer, row))).await.is_err() {
+                        return Ok(());
+                    }
+                    left -= 1;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    async fn list_dead_into(
+        &self,
+        request: ListDeadRequest,
+        sender: &mpsc::Sender<Result<DeadLetter, Status>>,
+    ) -> Result<(), Error> {
+        let peer = self.whose(&request.server_id).await?;
+        let mut left = if request.limit == 0 { u64::MAX } else { request.limit };
+        let mut before = None;
+        loop {
+            let rows = self.federation.dead_letters(peer, before).await?;
+            let Some(last) = rows.last() else { return Ok(()) };
+            before = Some(last.id);
+            for row in rows {
+                if left == 0 || sender.send(Ok(self.dead_letter(row).await?)).await.is_err() {
+                    return Ok(());
+                }
+                left -= 1;
+            }
+        }
+    }
+}
+
+fn queued(peer: &Peer, row: OutRow) -> QueuedEvent {
+    let server_id = peer.server_id().to_string();
+    QueuedEvent { number: row.number, server_id, stored_at: row.stored_at.0, event: row.body }
+}
+
+fn server_id(text: &str) -> Result<ServerId, Error> {
+    text.parse()
+}
+
+fn address(text: &str) -> Result<Option<PeerAddress>, Error> {
+    if text.is_empty() {
+        return Ok(None);
+    }
+    // The grammar is that of a server id.
+    let id: ServerId =
+        text.parse().map_err(|_| Error::invalid(format!("address {text:?}: it is written host:port")))?;
+    Ok(Some(PeerAddress { host: id.host().to_owned(), port: id.port() }))
+}
+
+fn listing<T>(receiver: mpsc::Receiver<Result<T, Status>>) -> Response<Listing<T>>
+where
+    T: Send + 'static,
+{
+    Response::new(Box::pin(ReceiverStream::new(receiver)))
+}
+
+#[tonic::async_trait]
+impl Admin for Service {
+    type ListQueueStream = Listing<QueuedEvent>;
+    type ListDeadStream = Listing<DeadLetter>;
+    type TailEventsStream = ReceivedStream;
+
+    async fn show_key(&self, _: Request<ShowKeyRequest>) -> Result<Response<ShowKeyResponse>, Status> {
+        let server_id = self.federation.own_id().to_string();
+        Ok(Response::new(ShowKeyResponse { server_id, key: Bytes::copy_from_slice(self.key.as_bytes()) }))
+    }
+
+    async fn add_peer(&self, request: Request<AddPeerRequest>) -> Result<Response<PeerDetail>, Status> {
+        let request = request.into_inner();
+        let key = match request.key.is_empty() {
+            true => None,
+            false => Some(PublicKey::from_bytes(&request.key)?),
+        };
+        let add = AddPeer {
+            server_id: server_id(&request.server_id)?,
+            key,
+            address: address(&request.address)?,
+            plaintext: request.plaintext,
+        };
+        let peer = self.federation.add_peer(add).await?;
+        Ok(Response::new(self.detail(&peer).await?))
+    }
+
+    async fn list_peers(&self, _: Request<ListPeersRequest>) -> Result<Response<ListPeersResponse>, Status> {
+        let mut peers = vec![];
+        for peer in self.federation.peers() {
+            peers.push(self.detail(&peer).await?);
+        }
+        Ok(Response::new(ListPeersResponse { peers }))
+    }
+
+    async fn show_peer(&self, request: Request<ShowPeerRequest>) -> Result<Response<PeerDetail>, Status> {
+        let peer = self.peer(&request.into_inner().server_id)?;
+        Ok(Response::new(self.detail(&peer).await?))
+    }
+
+    async fn retry_peer(&self, request: Request<RetryPeerRequest>) -> Result<Response<PeerDetail>, Status> {
+        let RetryPeerRequest { server_id, push } = request.into_inner();
+        let peer = self.peer(&server_id)?;
+        self.federation.retry(&peer, push)?;
+        Ok(Response::new(self.detail(&peer).await?))
+    }
+
+    async fn remove_peer(&self, request: Request<RemovePeerRequest>) -> Result<Response<RemovePeerResponse>, Status> {
+        let peer = self.peer(&request.into_inner().server_id)?;
+        let dead = self.federation.remove_peer(&peer).await?;
+        Ok(Response::new(RemovePeerResponse { dead }))
+    }
+
+    async fn list_queue(&self, request: Request<ListQueueRequest>) -> Result<Response<Self::ListQueueStream>, Status> {
+        let (sender, receiver) = mpsc::channel(LISTED_MAX);
+        let (service, request) = (self.clone(), request.into_inner());
+        // Ends with its receiver: the command that reads it, or the socket that is closed.
+        tokio::spawn(async move {
+            if let Err(error) = service.list_queue_into(request, &sender).await {
+                let _ = sender.send(Err(error.into())).await;
+            }
+        });
+        Ok(listing(receiver))
+    }
+
+    async fn show_queue(&self, request: Request<ShowQueueRequest>) -> Result<Response<QueuedEvent>, Status> {
+        let row = self.federation.queued_row(request.into_inner().number).await?;
+        let server_id = self.federation.name_of(row.peer).await?.to_string();
+        let event = QueuedEvent { number: row.number, server_id, stored_at: row.stored_at.0, event: row.body };
+        Ok(Response::new(event))
+    }
+
+    async fn drop_queue(&self, request: Request<DropQueueRequest>) -> Result<Response<DropQueueResponse>, Status> {
+        let DropQueueRequest { server_id, number } = request.into_inner();
+        let peer = self.peer(&server_id)?;
+        let dead = self.federation.drop_queued(&peer, (number > 0).then_some(number)).await?;
+        Ok(Response::new(DropQueueResponse { dead }))
+    }
+
+    async fn hold_queue(&self, request: Request<HoldQueueRequest>) -> Result<Response<PeerDetail>, Status> {
+        let peer = self.peer(&request.into_inner().server_id)?;
+        let peer = self.federation.hold(&peer, true).await?;
+        Ok(Response::new(self.detail(&peer).await?))
+    }
+
+    async fn release_queue(&self, request: Request<ReleaseQueueRequest>) -> Result<Response<PeerDetail>, Status> {
+        let peer = self.peer(&request.into_inner().server_id)?;
+        let peer = self.federation.hold(&peer, false).await?;
+        Ok(Response::new(self.detail(&peer).await?))
+    }
+
+    async fn list_dead(&self, request: Request<ListDeadRequest>) -> Result<Response<Self::ListDeadStream>, Status> {
+        let (sender, receiver) = mpsc::channel(LISTED_MAX);
+        let (service, request) = (self.clone(), request.into_inner());
+        tokio::spawn(async move {
+            if let Err(error) = service.list_dead_into(request, &sender).await {
+                let _ = sender.send(Err(error.into())).await;
+            }
+        });
+        Ok(listing(receiver))
+    }
+
+    async fn show_dead(&self, request: Request<ShowDeadRequest>) -> Result<Response<DeadLetter>, Status> {
+        let row = self.federation.dead_letter(dead_id(request.into_inner().id)?).await?;
+        Ok(Response::new(self.dead_letter(row).await?))
+    }
+
+    async fn resend_dead(&self, request: Request<ResendDeadRequest>) -> Result<Response<ResendDeadResponse>, Status> {
+        let number = self.federation.resend_dead(dead_id(request.into_inner().id)?).await?;
+        Ok(Response::new(ResendDeadResponse { number }))
+    }
+
+    async fn send_event(&self, request: Request<SendRequest>) -> Result<Response<SendResponse>, Status> {
+        let SendRequest { to, events } = request.into_inner();
+        let first_number = self.federation.send(&server_id(&to)?, events).await?;
+        Ok(Response::new(SendResponse { first_number }))
+    }
+
+    async fn tail_events(
+        &self,
+        request: Request<TailEventsRequest>,
+    ) -> Result<Response<Self::TailEventsStream>, Status> {
+        Ok(Response::new(self.federation.events(request.into_inner().after).await?))
+    }
+
+    async fn new_token(&self, request: Request<NewTokenRequest>) -> Result<Response<NewTokenResponse>, Status> {
+        let NewTokenRequest { principal, ttl } = request.into_inner();
+        let principal: Principal = principal.parse()?;
+        let ttl = (ttl > 0).then(|| Duration::from_secs(ttl));
+        let issued = self.tokens.issue(&principal, ttl).await?;
+        Ok(Response::new(NewTokenResponse { token: issued.token, id: issued.id }))
+    }
+
+    async fn list_tokens(&self, _: Request<ListTokensRequest>) -> Result<Response<ListTokensResponse>, Status> {
+        let millis = |at: Option<Millis>| at.map_or(0, |at| at.0);
+        let rows = self.tokens.list().await?;
+        let tokens = rows.into_iter().map(|row| TokenInfo {
+            id: row.id,
+            principal: row.principal,
+            created_at: row.created_at.0,
+            expires_at: millis(row.expires_at),
+            last_used_at: millis(row.last_used_at),
+        });
+        Ok(Response::new(ListTokensResponse { tokens: tokens.collect() }))
+    }
+
+    async fn revoke_token(
+        &self,
+        request: Request<RevokeTokenRequest>,
+    ) -> Result<Response<RevokeTokenResponse>, Status> {
+        self.tokens.revoke(&request.into_inner().id).await?;
+        Ok(Response::new(RevokeTokenResponse {}))
+    }
+}
+
+fn dead_id(id: u64) -> Result<i64, Error> {
+    i64::try_from(id).map_err(|_| Error::NotFound(format!("there is no dead letter {id}")))
+}

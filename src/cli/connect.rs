@@ -1,0 +1,170 @@
+//! The way from a command to the running node: gRPC over the Unix socket
+//! `DATA_DIR/admin.sock`.
+//!
+//! Owns the connection and turns what goes wrong on it into one line. Whoever
+//! may open the socket is the operator, so there is neither TLS nor a token.
+
+use super::Failure;
+use crate::proto::pillarbox::admin::v1::admin_client::AdminClient;
+use http::{Request, Response, Uri};
+use hyper::{body::Incoming, client::conn::http2};
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use std::{
+    future::Future,
+    io,
+    path::Path,
+    pin::Pin,
+    task::{Context, Poll},
+    time::Duration,
+};
+use tokio::{net::UnixStream, task::JoinHandle, time::timeout};
+use tonic::{Code, Status, Streaming, body::Body};
+use tonic_types::StatusExt;
+
+pub type Admin = AdminClient<Channel>;
+
+/// A local socket either takes us at once or not at all.
+const CONNECT: Duration = Duration::from_secs(5);
+/// The longest a command's call may take; the node itself gives a peer 30 s.
+const CALL: Duration = Duration::from_secs(60);
+/// A list may hold all of 10,000 peers, a row a body of 4 MiB.
+const MAX_MESSAGE: usize = 64 << 20;
+
+/// Connects to the node that runs on `data_dir`.
+pub async fn connect(data_dir: &Path) -> Result<Admin, Failure> {
+    let socket = data_dir.join("admin.sock");
+    let opened = timeout(CONNECT, async {
+        let stream = UnixStream::connect(&socket).await?;
+        http2::handshake(TokioExecutor::new(), TokioIo::new(stream)).await.map_err(io::Error::other)
+    });
+    let opened = opened.await.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()));
+    let (sender, connection) = opened.map_err(|error| Failure::Failed(why_not(data_dir, &socket, &error)))?;
+    // An error of the connection also ends the call that waits on it, which reports it.
+    let driver = Driver(tokio::spawn(async move {
+        let _ = connection.await;
+    }));
+    let channel = Channel { sender, _driver: driver };
+    let client = AdminClient::with_origin(channel, Uri::from_static("http://admin.sock"));
+    Ok(client.max_decoding_message_size(MAX_MESSAGE))
+}
+
+fn why_not(data_dir: &Path, socket: &Path, error: &io::Error) -> String {
+    let (dir, socket) = (data_dir.display(), socket.display());
+    match error.kind() {
+        io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => format!(
+            "no node is running on {dir} (nobody answers at {socket})\n  \
+             start one:         pillarbox serve --data-dir {dir}\n  \
+             or mean another:   pillarbox --data-dir DIR …"
+        ),
+        io::ErrorKind::PermissionDenied => {
+            format!("{socket} belongs to another user; run this command as the user that runs the node")
+        }
+        io::ErrorKind::TimedOut => {
+            format!("the node on {dir} does not answer at {socket}; look at its log, or start it again")
+        }
+        _ => format!("cannot connect to {socket}: {error}"),
+    }
+}
+
+/// Waits for the answer to one call.
+pub async fn call<T>(pending: impl Future<Output = Result<tonic::Response<T>, Status>>) -> Result<T, Failure> {
+    match timeout(CALL, pending).await {
+        Ok(answer) => answer.map(tonic::Response::into_inner).map_err(|status| Failure::Failed(line(&status))),
+        Err(_) => Err(Failure::Failed(format!("the node gave no answer within {} s; look at its log", CALL.as_secs()))),
+    }
+}
+
+/// The next of a list that has an end; None at the end.
+pub async fn next<T>(stream: &mut Streaming<T>) -> Result<Option<T>, Failure> {
+    match timeout(CALL, stream.message()).await {
+        Ok(message) => message.map_err(|status| Failure::Failed(line(&status))),
+        Err(_) => {
+            Err(Failure::Failed(format!("the node went silent for {} s in the middle of a list", CALL.as_secs())))
+        }
+    }
+}
+
+/// The next of a stream that goes on until one side ends it.
+pub async fn next_live<T>(stream: &mut Streaming<T>) -> Result<Option<T>, Failure> {
+    stream.message().await.map_err(|status| Failure::Failed(line(&status)))
+}
+
+/// A status as one line: what the node said, what helps, and the code.
+fn line(status: &Status) -> String {
+    // Made here, not by the node: its source is the broken connection.
+    if std::error::Error::source(status).is_some() {
+        return "the connection to the node broke: it was stopped, or it crashed; its log says more".to_owned();
+    }
+    let mut text: String = status.message().split_whitespace().collect::<Vec<_>>().join(" ");
+    if text.is_empty() {
+        status.code().description().clone_into(&mut text);
+    }
+    if let Some(oldest) = status.metadata().get("x-oldest-cursor").and_then(|value| value.to_str().ok()) {
+        text.push_str(&format!("; the oldest cursor is {oldest}"));
+    }
+    if let Some(after) = status.get_details_retry_info().and_then(|info| info.retry_delay) {
+        text.push_str(&format!("; try again in {}", humantime::format_duration(after)));
+    }
+    if status.code() == Code::Unimplemented {
+        text.push_str("; is the running node of an older version than this command?");
+    }
+    format!("{text} ({})", name(status.code()))
+}
+
+/// The name of a code as the gRPC documents write it.
+fn name(code: Code) -> &'static str {
+    match code {
+        Code::Ok => "OK",
+        Code::Cancelled => "CANCELLED",
+        Code::Unknown => "UNKNOWN",
+        Code::InvalidArgument => "INVALID_ARGUMENT",
+        Code::DeadlineExceeded => "DEADLINE_EXCEEDED",
+        Code::NotFound => "NOT_FOUND",
+        Code::AlreadyExists => "ALREADY_EXISTS",
+        Code::PermissionDenied => "PERMISSION_DENIED",
+        Code::ResourceExhausted => "RESOURCE_EXHAUSTED",
+        Code::FailedPrecondition => "FAILED_PRECONDITION",
+        Code::Aborted => "ABORTED",
+        Code::OutOfRange => "OUT_OF_RANGE",
+        Code::Unimplemented => "UNIMPLEMENTED",
+        Code::Internal => "INTERNAL",
+        Code::Unavailable => "UNAVAILABLE",
+        Code::DataLoss => "DATA_LOSS",
+        Code::Unauthenticated => "UNAUTHENTICATED",
+    }
+}
+
+/// One HTTP/2 connection, as the generated client wants it.
+#[derive(Debug)]
+pub struct Channel {
+    sender: http2::SendRequest<Body>,
+    _driver: Driver,
+}
+
+/// The task that moves the connection's bytes; ends with the channel.
+#[derive(Debug)]
+struct Driver(JoinHandle<()>);
+
+impl Drop for Driver {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+impl tower::Service<Request<Body>> for Channel {
+    type Response = Response<Incoming>;
+    type Error = hyper::Error;
+    type Future = Pin<Box<dyn Future<Output = Result<Self::Response, Self::Error>> + Send>>;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Self::Error>> {
+        // Whether the connection broke is told by the call: the generated client turns an error here into words.
+        self.sender.poll_ready(cx).map(|_| Ok(()))
+    }
+
+    fn call(&mut self, request: Request<Body>) -> Self::Future {
+        Box::pin(self.sender.send_request(request))
+    }
+}
+
+#[cfg(test)]
+mod tests;

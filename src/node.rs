@@ -1,0 +1,348 @@
+//! The node: wires the floors together, the only place that knows all of them.
+//!
+//! Owns the data directory, the listeners and the order of start and stop.
+//! Decides nothing about delivery, trust or rows.
+
+use crate::{
+    admin::{self, metrics, socket},
+    config::Config,
+    error::Error,
+    federation::{Federation, Parts},
+    identity::{node_key::NodeKey, tokens::Tokens},
+    metrics::Metrics,
+    net::{
+        Mode,
+        certificate::{self, PemPair},
+        dial::{DialConfig, Dialer},
+        hrpc::{DEFAULT_MAX_BODY, HrpcLayer, Methods},
+        limits::Limits,
+        listen::{self, Listener},
+        tls::ServerTls,
+    },
+    proto::{DESCRIPTORS, pillarbox::admin::v1::admin_server::AdminServer},
+    store::{Change, NodeRow, Store},
+    types::{Millis, PublicKey, ServerId},
+};
+use rustix::fs::{FlockOperation, flock};
+use std::{
+    convert::Infallible,
+    fs::{self, DirBuilder, File, OpenOptions},
+    net::SocketAddr,
+    os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt},
+    path::{Path, PathBuf},
+    time::{Duration, SystemTime},
+};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tonic::{body::Body, service::Routes};
+use tonic_health::{ServingStatus, server::HealthReporter};
+use tonic_web::GrpcWebLayer;
+use tower::{Layer, Service, ServiceExt};
+
+/// Requests in flight when the node stops.
+const GRACE: Duration = Duration::from_secs(3);
+/// Certificate files are looked at this often.
+const WATCH_FILES: Duration = Duration::from_secs(5);
+const SERVICES: [&str; 3] =
+    ["protocol.sync.v1.PostboxService", "protocol.auth.v1.AuthService", "pillarbox.postbox.v1.Mailroom"];
+
+/// Why a node did not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The operator asked for something that cannot be; the text says what to change.
+    #[error("{0}")]
+    BadConfig(String),
+    /// The machine did not give what is needed.
+    #[error("{0}")]
+    Failed(String),
+}
+
+impl From<Error> for StartError {
+    fn from(error: Error) -> Self {
+        match error {
+            Error::Invalid(text) => Self::BadConfig(text),
+            other => Self::Failed(other.to_string()),
+        }
+    }
+}
+
+/// What the ready line says.
+#[derive(Debug, Clone)]
+pub struct Ready {
+    pub server_id: ServerId,
+    pub listen: SocketAddr,
+    pub key: PublicKey,
+    pub tls: Mode,
+}
+
+/// A running node.
+pub struct Node {
+    ready: Ready,
+    metrics_address: Option<SocketAddr>,
+    certificate: Option<Certificate>,
+    health: HealthReporter,
+    /// Ends what serves.
+    closing: CancellationToken,
+    /// Ends what delivers.
+    stop: CancellationToken,
+    tasks: TaskTracker,
+    federation: Federation,
+    dialer: Dialer,
+    store: Store,
+    socket: PathBuf,
+    /// Held until the process is done with the directory.
+    _lock: File,
+}
+
+impl Node {
+    /// Starts everything; when this returns, calls are taken.
+    pub async fn start(config: Config) -> Result<Self, StartError> {
+        let lock = take_directory(&config.data_dir)?;
+        let store = Store::open(&config.data_dir).await?;
+        let started = Self::start_on(config, lock, store.clone()).await;
+        if started.is_err() {
+            store.close().await;
+        }
+        started
+    }
+
+    async fn start_on(config: Config, lock: File, store: Store) -> Result<Self, StartError> {
+        let key = NodeKey::load_or_make(&config.data_dir.join("node.key"))?;
+        let known = store.node().await?;
+        let listener = bind(config.listen, known.port)?;
+        let address = listener.local_addr();
+        let server_id = settle_id(&config, &known, address)?;
+        store.submit(Change::PutNode { server_id: server_id.clone(), port: address.port() }).await?;
+
+        let metrics = Metrics::new();
+        let ca_file = Some(config.federation.ca_file.clone()).filter(|path| !path.as_os_str().is_empty());
+        let allow_private_addresses = config.federation.allow_private_addresses;
+        let dialer = Dialer::new(&DialConfig { allow_private_addresses, ca_file })?;
+        let certificate = Certificate::new(&config, &server_id, &key)?;
+        let now = Millis::now();
+        let former = store.former_ids().await?.into_iter().filter(|former| former.until > now);
+        let stop = CancellationToken::new();
+        let federation = Federation::start(Parts {
+            config: config.federation.clone(),
+            store: store.clone(),
+            key: key.clone(),
+            dialer: dialer.clone(),
+            metrics: metrics.clone(),
+            own_id: server_id.clone(),
+            former_ids: former.map(|former| former.server_id).collect(),
+            stop: stop.clone(),
+        })
+        .await?;
+
+        let (closing, tasks) = (CancellationToken::new(), TaskTracker::new());
+        let tokens = Tokens::new(store.clone());
+        tasks.spawn(tokens.clone().run(stop.clone()));
+        let socket = config.data_dir.join("admin.sock");
+        let operator = admin::Service { federation: federation.clone(), tokens: tokens.clone(), key: key.public() };
+        let commands = plain(Routes::new(AdminServer::new(operator).max_decoding_message_size(66 << 20)));
+        tasks.spawn(socket::serve(socket::bind(&socket)?, commands, closing.clone()));
+
+        let limits = Limits::new(config.limits);
+        let metrics_address = match config.metrics.listen {
+            None => None,
+            Some(address) => {
+                let listener = Listener::bind(address)?;
+                let address = listener.local_addr();
+                let service = metrics::Service { metrics, federation: federation.clone() };
+                tasks.spawn(listen::serve(listener, None, limits.clone(), service, closing.clone(), GRACE));
+                Some(address)
+            }
+        };
+        let (health, door) = door(&federation, tokens).await?;
+        let tls = certificate.as_ref().map(|certificate| certificate.tls.clone());
+        tasks.spawn(listen::serve(listener, tls, limits, door, closing.clone(), GRACE));
+        if let Some(certificate) = certificate.clone() {
+            tasks.spawn(certificate.watch(stop.clone()));
+        }
+        let ready = Ready { server_id, listen: address, key: key.public(), tls: config.tls.mode };
+        tracing::info!(server_id = %ready.server_id, listen = %ready.listen, "ready");
+        Ok(Self {
+            ready,
+            metrics_address,
+            certificate,
+            health,
+            closing,
+            stop,
+            tasks,
+            federation,
+            dialer,
+            store,
+            socket,
+            _lock: lock,
+        })
+    }
+
+    pub fn ready(&self) -> &Ready {
+        &self.ready
+    }
+
+    /// Where metrics are served, if they are.
+    pub fn metrics_address(&self) -> Option<SocketAddr> {
+        self.metrics_address
+    }
+
+    /// Reads certificate files again.
+    pub async fn reload(&self) -> Result<(), Error> {
+        self.certificate.as_ref().map_or(Ok(()), Certificate::reload)
+    }
+
+    /// Not ready, no new connections, streams end, the Push in flight is
+    /// finished or recorded, the writer is drained, the database closed.
+    pub async fn shutdown(self) {
+        for service in SERVICES {
+            self.health.set_service_status(service, ServingStatus::NotServing).await;
+        }
+        self.closing.cancel();
+        self.stop.cancel();
+        self.tasks.close();
+        self.tasks.wait().await;
+        self.federation.ended().await;
+        self.dialer.shutdown().await;
+        self.store.close().await;
+        // A command that comes now is told that no node is running.
+        let _ = fs::remove_file(&self.socket);
+    }
+}
+
+/// Makes the directory (0700) and takes its lock.
+fn take_directory(path: &Path) -> Result<File, StartError> {
+    let failed = |what: &str, cause: std::io::Error| StartError::Failed(format!("{what} {}: {cause}", path.display()));
+    DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(|cause| failed("cannot make", cause))?;
+    fs::set_permissions(path, fs::Permissions::from_mode(0o700)).map_err(|cause| failed("cannot chmod 700", cause))?;
+    let lock = OpenOptions::new()
+        .create(true)
+        .append(true)
+        .mode(0o600)
+        .open(path.join("lock"))
+        .map_err(|cause| failed("cannot open the lock in", cause))?;
+    flock(&lock, FlockOperation::NonBlockingLockExclusive).map_err(|_| {
+        StartError::Failed(format!(
+            "another pillarbox runs on {}: stop it first, or give this one another --data-dir",
+            path.display()
+        ))
+    })?;
+    Ok(lock)
+}
+
+/// With port 0 the port of the last run is taken again if it is free.
+fn bind(address: SocketAddr, last: Option<u16>) -> Result<Listener, Error> {
+    if let (0, Some(last)) = (address.port(), last)
+        && let Ok(listener) = Listener::bind(SocketAddr::new(address.ip(), last))
+    {
+        return Ok(listener);
+    }
+    Listener::bind(address)
+}
+
+/// The id is kept: peers know this node by it.
+fn settle_id(config: &Config, known: &NodeRow, address: SocketAddr) -> Result<ServerId, StartError> {
+    let asked = config.server_id(address);
+    match &known.server_id {
+        Some(id) if *id != asked => Err(StartError::BadConfig(format!(
+            "this node is {id} (so its data directory says) and would start as {asked}; \
+             start it as {id} (--server-id {id}), or rename it: `pillarbox server rename {asked}` on the running node"
+        ))),
+        _ => Ok(asked),
+    }
+}
+
+/// Where the certificate comes from, and who serves with it.
+#[derive(Clone)]
+struct Certificate {
+    tls: ServerTls,
+    /// Files of the operator.
+    files: Option<(PathBuf, PathBuf)>,
+}
+
+impl Certificate {
+    fn new(config: &Config, id: &ServerId, key: &NodeKey) -> Result<Option<Self>, Error> {
+        let (pems, files) = match config.tls.mode {
+            Mode::Off => return Ok(None),
+            Mode::Files => {
+                let (cert, key) = (config.tls.cert.clone(), config.tls.key.clone());
+                (PemPair::read(&cert, &key)?, Some((cert, key)))
+            }
+            Mode::SelfSigned => {
+                let mut names = vec![id.host().to_owned()];
+                for name in ["localhost", "127.0.0.1", "::1"] {
+                    if id.host() != name {
+                        names.push(name.to_owned());
+                    }
+                }
+                let sign = |framed: &[u8]| key.sign_framed(framed);
+                (certificate::load_or_make(&config.data_dir.join("tls"), &names, &key.public(), &sign)?, None)
+            }
+        };
+        Ok(Some(Self { tls: ServerTls::new(&pems)?, files }))
+    }
+
+    fn reload(&self) -> Result<(), Error> {
+        match &self.files {
+            None => Ok(()),
+            Some((cert, key)) => self.tls.replace(&PemPair::read(cert, key)?),
+        }
+    }
+
+    /// Follows changes of the operator's files.
+    async fn watch(self, stop: CancellationToken) {
+        let Some((cert, key)) = &self.files else { return };
+        let changed = |path: &Path| -> Option<SystemTime> { fs::metadata(path).ok()?.modified().ok() };
+        let mut seen = (changed(cert), changed(key));
+        while stop.run_until_cancelled(tokio::time::sleep(WATCH_FILES)).await.is_some() {
+            let now = (changed(cert), changed(key));
+            if now == seen {
+                continue;
+            }
+            match self.reload() {
+                Ok(()) => {
+                    seen = now;
+                    tracing::info!("certificate files changed and were read again");
+                }
+                // Perhaps one of the two is still being written: look again.
+                Err(error) => tracing::warn!(%error, "changed certificate files cannot be used; the old ones stay"),
+            }
+        }
+    }
+}
+
+/// What the one port serves, and the reporter of its health.
+async fn door(federation: &Federation, tokens: Tokens) -> Result<(HealthReporter, Door), Error> {
+    let (health, health_service) = tonic_health::server::health_reporter();
+    for service in SERVICES {
+        health.set_service_status(service, ServingStatus::Serving).await;
+    }
+    let reflection = || {
+        tonic_reflection::server::Builder::configure()
+            .register_encoded_file_descriptor_set(DESCRIPTORS)
+            .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
+            .with_service_name("grpc.health.v1.Health")
+            .with_service_name(SERVICES[0])
+            .with_service_name(SERVICES[1])
+            .with_service_name(SERVICES[2])
+    };
+    let routes = Routes::new(federation.postbox_service())
+        .add_service(federation.auth_service())
+        .add_service(federation.mailroom_service(tokens))
+        .add_service(health_service)
+        .add_service(reflection().build_v1().map_err(Error::internal)?)
+        .add_service(reflection().build_v1alpha().map_err(Error::internal)?);
+    let methods = Methods::of(&[DESCRIPTORS, tonic_health::pb::FILE_DESCRIPTOR_SET])?;
+    let web = GrpcWebLayer::new().layer(plain(routes));
+    Ok((health, Door::new(HrpcLayer::new(methods, DEFAULT_MAX_BODY).layer(web))))
+}
+
+type Door = tower::util::BoxCloneService<http::Request<Body>, http::Response<Body>, Infallible>;
+
+/// gRPC routes as a service of plain bodies.
+fn plain(
+    routes: Routes,
+) -> impl Service<http::Request<Body>, Response = http::Response<Body>, Error = Infallible, Future: Send + 'static>
++ Clone
++ Send
++ 'static {
+    routes.into_axum_router().into_service().map_response(|response: http::Response<_>| response.map(Body::new))
+}

@@ -1,0 +1,262 @@
+//! The binary as its users meet it: help, configuration, exit codes. What
+//! needs a running node stands elsewhere.
+
+use std::{
+    path::Path,
+    process::{Command, Output, Stdio},
+};
+
+/// The binary in a directory of its own, without our variables.
+fn pillarbox(dir: &Path) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_pillarbox"));
+    let ours =
+        std::env::vars_os().map(|(name, _)| name).filter(|name| name.to_string_lossy().starts_with("PILLARBOX_"));
+    ours.for_each(|name| {
+        command.env_remove(name);
+    });
+    command.env_remove("RUST_LOG").current_dir(dir).stdin(Stdio::null());
+    command
+}
+
+fn run(arguments: &[&str], variables: &[(&str, &str)]) -> Output {
+    let dir = tempfile::tempdir().expect("a temporary directory");
+    let mut command = pillarbox(dir.path());
+    command.args(arguments).envs(variables.iter().copied()).output().expect("the binary runs")
+}
+
+fn stdout(output: &Output) -> String {
+    String::from_utf8(output.stdout.clone()).expect("UTF-8")
+}
+
+fn stderr(output: &Output) -> String {
+    String::from_utf8(output.stderr.clone()).expect("UTF-8")
+}
+
+/// Every command by its words, the program itself first.
+fn commands() -> Vec<Vec<String>> {
+    fn walk(command: &clap::Command, path: &[String], found: &mut Vec<Vec<String>>) {
+        found.push(path.to_vec());
+        for sub in command.get_subcommands().filter(|sub| sub.get_name() != "help") {
+            walk(sub, &[path, &[sub.get_name().to_owned()]].concat(), found);
+        }
+    }
+    let mut found = Vec::new();
+    walk(&pillarbox::cli::command(), &[], &mut found);
+    found
+}
+
+#[test]
+fn the_commands_are_those_that_are_promised() {
+    let found: Vec<_> = commands().iter().map(|path| path.join(" ")).collect();
+    let promised = [
+        "serve",
+        "check-config",
+        "key show",
+        "peer add",
+        "peer list",
+        "peer show",
+        "peer retry",
+        "peer remove",
+        "queue list",
+        "queue show",
+        "queue drop",
+        "queue hold",
+        "queue release",
+        "dead list",
+        "dead show",
+        "dead resend",
+        "event send user-added",
+        "event send user-removed",
+        "event send user-invited",
+        "event send user-rejected",
+        "event tail",
+        "token new",
+        "token list",
+        "token revoke",
+    ];
+    for command in promised {
+        assert!(found.iter().any(|path| path == command), "{command} is missing");
+    }
+}
+
+#[test]
+fn the_help_of_every_command_has_an_example() {
+    for path in commands() {
+        let mut arguments: Vec<_> = path.iter().map(String::as_str).collect();
+        arguments.push("--help");
+        let output = run(&arguments, &[]);
+        let text = stdout(&output);
+        assert_eq!(output.status.code(), Some(0), "{path:?}");
+        let examples = text.split_once("Examples:").map_or("", |(_, examples)| examples);
+        let of_this = format!("pillarbox {}", path.first().map_or("", String::as_str));
+        assert!(examples.contains(of_this.trim_end()), "{path:?}: {text}");
+    }
+}
+
+#[test]
+fn wrong_usage_is_64_and_on_stderr() {
+    for arguments in [
+        &["fly"][..],
+        &["serve", "--wings"],
+        &["serve", "--tls", "files"],
+        &["serve", "--listen", "here"],
+        &["peer", "add"],
+        &["peer", "add", "no-port"],
+        &["peer", "add", "b.example:7443", "--key", "short"],
+        &["queue", "drop", "b.example:7443"],
+        &["queue", "drop", "b.example:7443", "3", "--all"],
+        &["event", "send", "user-added", "--user", "1", "--guild", "2"],
+        &["event", "send", "--to", "b.example:7443", "user-added", "--user", "-1", "--guild", "2"],
+        &["token", "new", "user:alice", "--ttl", "0s"],
+        &["token", "new", "user:alice", "--ttl", "soon"],
+        &[],
+    ] {
+        let output = run(arguments, &[]);
+        assert_eq!(output.status.code(), Some(64), "{arguments:?}");
+        assert!(output.stdout.is_empty() && !output.stderr.is_empty(), "{arguments:?}");
+    }
+}
+
+#[test]
+fn an_unknown_key_is_64_and_named_with_its_source() {
+    let dir = tempfile::tempdir().expect("a temporary directory");
+    std::fs::write(dir.path().join("node.toml"), "[federation]\ncolour = 'red'\n").expect("a file");
+    for command in ["serve", "check-config"] {
+        let output = pillarbox(dir.path()).args([command, "--config", "node.toml"]).output().expect("the binary runs");
+        let text = stderr(&output);
+        assert_eq!(output.status.code(), Some(64), "{text}");
+        assert!(text.contains("colour") && text.contains("node.toml") && text.contains("federation"), "{text}");
+
+        let output = run(&[command], &[("PILLARBOX_FEDERATION__COLOUR", "red")]);
+        let text = stderr(&output);
+        assert_eq!(output.status.code(), Some(64), "{text}");
+        assert!(text.contains("PILLARBOX_FEDERATION__COLOUR") && text.contains("federation.colour"), "{text}");
+    }
+}
+
+#[test]
+fn a_named_file_that_is_missing_is_64() {
+    for (arguments, variables) in
+        [(&["--config", "gone.toml"][..], &[][..]), (&[], &[("PILLARBOX_CONFIG", "gone.toml")])]
+    {
+        for command in ["serve", "check-config"] {
+            let output = run(&[&[command], arguments].concat(), variables);
+            let text = stderr(&output);
+            assert_eq!(output.status.code(), Some(64), "{text}");
+            assert!(text.contains("gone.toml") && text.contains("no such file"), "{text}");
+        }
+    }
+}
+
+#[test]
+fn check_config_prints_what_is_in_effect() {
+    let dir = tempfile::tempdir().expect("a temporary directory");
+    let file =
+        "listen = '127.0.0.1:1'\nserver_id = 'a.example:1'\n[federation]\npull_interval = '10s'\nretry_max = '9s'\n";
+    std::fs::write(dir.path().join("node.toml"), file).expect("a file");
+    let output = pillarbox(dir.path())
+        .args(["check-config", "--json", "--config", "node.toml", "--server-id", "c.example:1", "--tls", "off"])
+        .env("PILLARBOX_FEDERATION__PULL_INTERVAL", "20s")
+        .env("PILLARBOX_FEDERATION__ALLOW", "*.a.example,b.example:7443")
+        .env("PILLARBOX_SERVER_ID", "b.example:1")
+        .env("PILLARBOX_DATA_DIR", "elsewhere")
+        .env("PILLARBOX_TOKEN", "is no key")
+        .output()
+        .expect("the binary runs");
+    assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
+    let value: serde_json::Value = serde_json::from_str(&stdout(&output)).expect("one object");
+    assert_eq!(value["listen"], "127.0.0.1:1");
+    assert_eq!(value["server_id"], "c.example:1");
+    assert_eq!(value["data_dir"], "elsewhere");
+    assert_eq!(value["tls"]["mode"], "off");
+    assert_eq!(value["federation"]["retry_max"], "9s");
+    assert_eq!(value["federation"]["pull_interval"], "20s");
+    assert_eq!(value["federation"]["allow"], serde_json::json!(["*.a.example", "b.example:7443"]));
+}
+
+#[test]
+fn what_check_config_prints_is_a_configuration_file() {
+    let dir = tempfile::tempdir().expect("a temporary directory");
+    let check = |arguments: &[&str]| {
+        let output = pillarbox(dir.path()).arg("check-config").args(arguments).output().expect("the binary runs");
+        assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
+        stdout(&output)
+    };
+    let printed = check(&["--listen", "127.0.0.1:0", "--data-dir", "with \"quotes\" and \\"]);
+    std::fs::write(dir.path().join("printed.toml"), &printed).expect("a file");
+    assert_eq!(check(&["--config", "printed.toml"]), printed);
+}
+
+#[test]
+fn without_a_node_every_command_says_how_to_start_one() {
+    let id = "b.example:7443";
+    for arguments in [
+        &["key", "show"][..],
+        &["peer", "add", id],
+        &["peer", "list"],
+        &["peer", "show", id],
+        &["peer", "retry", id],
+        &["peer", "remove", id],
+        &["queue", "list"],
+        &["queue", "show", "1"],
+        &["queue", "drop", id, "1"],
+        &["queue", "hold", id],
+        &["queue", "release", id],
+        &["dead", "list"],
+        &["dead", "show", "1"],
+        &["dead", "resend", "1"],
+        &["event", "send", "--to", id, "user-added", "--user", "1", "--guild", "2"],
+        &["event", "tail"],
+        &["token", "new", "user:alice", "--ttl", "30d"],
+        &["token", "list"],
+        &["token", "revoke", "1"],
+    ] {
+        let output = run(&[arguments, &["--data-dir", "nobody"]].concat(), &[]);
+        let text = stderr(&output);
+        assert_eq!(output.status.code(), Some(1), "{arguments:?}: {text}");
+        assert!(text.contains("no node is running on nobody"), "{arguments:?}: {text}");
+        assert!(text.contains("pillarbox serve --data-dir nobody"), "{arguments:?}: {text}");
+        assert!(output.stdout.is_empty(), "{arguments:?}");
+    }
+}
+
+#[test]
+fn the_data_dir_may_stand_anywhere() {
+    for arguments in [
+        &["--data-dir", "here", "peer", "list"][..],
+        &["peer", "--data-dir", "here", "list"],
+        &["peer", "list", "--data-dir", "here"],
+    ] {
+        let text = stderr(&run(arguments, &[]));
+        assert!(text.contains("no node is running on here"), "{arguments:?}: {text}");
+    }
+    let text = stderr(&run(&["peer", "list"], &[("PILLARBOX_DATA_DIR", "there")]));
+    assert!(text.contains("no node is running on there"), "{text}");
+}
+
+#[test]
+fn a_client_takes_the_data_dir_of_the_file_that_is_named() {
+    let dir = tempfile::tempdir().expect("a temporary directory");
+    std::fs::write(dir.path().join("node.toml"), "data_dir = 'of-the-file'").expect("a file");
+    let mut command = pillarbox(dir.path());
+    let output = command.args(["peer", "list"]).env("PILLARBOX_CONFIG", "node.toml").output().expect("the binary runs");
+    assert!(stderr(&output).contains("no node is running on of-the-file"), "{}", stderr(&output));
+}
+
+#[test]
+fn a_reader_that_goes_away_is_no_error() {
+    let dir = tempfile::tempdir().expect("a temporary directory");
+    let (reader, writer) = std::io::pipe().expect("a pipe");
+    drop(reader);
+    let output =
+        pillarbox(dir.path()).args(["check-config", "--json"]).stdout(writer).output().expect("the binary runs");
+    assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
+    assert!(output.stderr.is_empty(), "{}", stderr(&output));
+}
+
+#[test]
+fn a_malformed_log_filter_is_64() {
+    let output = run(&["serve", "--listen", "127.0.0.1:0"], &[("RUST_LOG", "pillarbox=loud")]);
+    assert_eq!(output.status.code(), Some(64));
+    assert!(stderr(&output).contains("RUST_LOG"), "{}", stderr(&output));
+}
