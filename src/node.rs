@@ -3,6 +3,8 @@
 //! Owns the data directory, the listeners and the order of start and stop.
 //! Decides nothing about delivery, trust or rows.
 
+mod certificate;
+
 use crate::{
     admin::{self, metrics, socket},
     config::Config,
@@ -12,17 +14,16 @@ use crate::{
     metrics::Metrics,
     net::{
         Mode,
-        certificate::{self, PemPair},
         dial::{DialConfig, Dialer},
         hrpc::{DEFAULT_MAX_BODY, HrpcLayer, Methods},
         limits::Limits,
         listen::{self, Listener},
-        tls::ServerTls,
     },
     proto::{DESCRIPTORS, pillarbox::admin::v1::admin_server::AdminServer},
-    store::{Change, NodeRow, Store},
+    store::{Change, FormerId, NodeRow, Store},
     types::{Millis, PublicKey, ServerId},
 };
+use certificate::Certificate;
 use rustix::fs::{FlockOperation, flock};
 use std::{
     convert::Infallible,
@@ -30,7 +31,7 @@ use std::{
     net::SocketAddr,
     os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt},
     path::{Path, PathBuf},
-    time::{Duration, SystemTime},
+    time::Duration,
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tonic::{body::Body, service::Routes};
@@ -40,8 +41,6 @@ use tower::{Layer, Service, ServiceExt};
 
 /// Requests in flight when the node stops.
 const GRACE: Duration = Duration::from_secs(3);
-/// Certificate files are looked at this often.
-const WATCH_FILES: Duration = Duration::from_secs(5);
 const SERVICES: [&str; 3] =
     ["protocol.sync.v1.PostboxService", "protocol.auth.v1.AuthService", "pillarbox.postbox.v1.Mailroom"];
 
@@ -110,16 +109,19 @@ impl Node {
         let known = store.node().await?;
         let listener = bind(config.listen, known.port)?;
         let address = listener.local_addr();
-        let server_id = settle_id(&config, &known, address)?;
+        let server_id = settle_id(&config, &known, &store.former_ids().await?, address)?;
         store.submit(Change::PutNode { server_id: server_id.clone(), port: address.port() }).await?;
 
         let metrics = Metrics::new();
         let ca_file = Some(config.federation.ca_file.clone()).filter(|path| !path.as_os_str().is_empty());
         let allow_private_addresses = config.federation.allow_private_addresses;
         let dialer = Dialer::new(&DialConfig { allow_private_addresses, ca_file })?;
-        let certificate = Certificate::new(&config, &server_id, &key)?;
         let now = Millis::now();
         let former = store.former_ids().await?.into_iter().filter(|former| former.until > now);
+        let former_ids: Vec<ServerId> = former.map(|former| former.server_id).collect();
+        let ids: Vec<ServerId> = [server_id.clone()].into_iter().chain(former_ids.iter().cloned()).collect();
+        let certificate = Certificate::new(&config, &ids, &key)?;
+        let renaming = certificate.clone();
         let stop = CancellationToken::new();
         let federation = Federation::start(Parts {
             config: config.federation.clone(),
@@ -128,7 +130,8 @@ impl Node {
             dialer: dialer.clone(),
             metrics: metrics.clone(),
             own_id: server_id.clone(),
-            former_ids: former.map(|former| former.server_id).collect(),
+            former_ids,
+            before_rename: Box::new(move |ids| renaming.as_ref().map_or(Ok(()), |certificate| certificate.name(ids))),
             stop: stop.clone(),
         })
         .await?;
@@ -238,75 +241,23 @@ fn bind(address: SocketAddr, last: Option<u16>) -> Result<Listener, Error> {
     Listener::bind(address)
 }
 
-/// The id is kept: peers know this node by it.
-fn settle_id(config: &Config, known: &NodeRow, address: SocketAddr) -> Result<ServerId, StartError> {
+/// The id is kept: peers know this node by it. A node that was renamed and is
+/// told no id starts under the new one.
+fn settle_id(
+    config: &Config,
+    known: &NodeRow,
+    former: &[FormerId],
+    address: SocketAddr,
+) -> Result<ServerId, StartError> {
     let asked = config.server_id(address);
-    match &known.server_id {
-        Some(id) if *id != asked => Err(StartError::BadConfig(format!(
-            "this node is {id} (so its data directory says) and would start as {asked}; \
-             start it as {id} (--server-id {id}), or rename it: `pillarbox server rename {asked}` on the running node"
-        ))),
-        _ => Ok(asked),
+    let Some(id) = known.server_id.clone().filter(|id| *id != asked) else { return Ok(asked) };
+    if config.server_id.is_none() && former.iter().any(|former| former.server_id == asked) {
+        return Ok(id);
     }
-}
-
-/// Where the certificate comes from, and who serves with it.
-#[derive(Clone)]
-struct Certificate {
-    tls: ServerTls,
-    /// Files of the operator.
-    files: Option<(PathBuf, PathBuf)>,
-}
-
-impl Certificate {
-    fn new(config: &Config, id: &ServerId, key: &NodeKey) -> Result<Option<Self>, Error> {
-        let (pems, files) = match config.tls.mode {
-            Mode::Off => return Ok(None),
-            Mode::Files => {
-                let (cert, key) = (config.tls.cert.clone(), config.tls.key.clone());
-                (PemPair::read(&cert, &key)?, Some((cert, key)))
-            }
-            Mode::SelfSigned => {
-                let mut names = vec![id.host().to_owned()];
-                for name in ["localhost", "127.0.0.1", "::1"] {
-                    if id.host() != name {
-                        names.push(name.to_owned());
-                    }
-                }
-                let sign = |framed: &[u8]| key.sign_framed(framed);
-                (certificate::load_or_make(&config.data_dir.join("tls"), &names, &key.public(), &sign)?, None)
-            }
-        };
-        Ok(Some(Self { tls: ServerTls::new(&pems)?, files }))
-    }
-
-    fn reload(&self) -> Result<(), Error> {
-        match &self.files {
-            None => Ok(()),
-            Some((cert, key)) => self.tls.replace(&PemPair::read(cert, key)?),
-        }
-    }
-
-    /// Follows changes of the operator's files.
-    async fn watch(self, stop: CancellationToken) {
-        let Some((cert, key)) = &self.files else { return };
-        let changed = |path: &Path| -> Option<SystemTime> { fs::metadata(path).ok()?.modified().ok() };
-        let mut seen = (changed(cert), changed(key));
-        while stop.run_until_cancelled(tokio::time::sleep(WATCH_FILES)).await.is_some() {
-            let now = (changed(cert), changed(key));
-            if now == seen {
-                continue;
-            }
-            match self.reload() {
-                Ok(()) => {
-                    seen = now;
-                    tracing::info!("certificate files changed and were read again");
-                }
-                // Perhaps one of the two is still being written: look again.
-                Err(error) => tracing::warn!(%error, "changed certificate files cannot be used; the old ones stay"),
-            }
-        }
-    }
+    Err(StartError::BadConfig(format!(
+        "this node is {id} (so its data directory says) and would start as {asked}; \
+         start it as {id} (--server-id {id}), or rename it: `pillarbox server rename {asked}` on the running node"
+    )))
 }
 
 /// What the one port serves, and the reporter of its health.

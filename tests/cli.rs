@@ -52,6 +52,7 @@ fn the_commands_are_those_that_are_promised() {
         "serve",
         "check-config",
         "key show",
+        "server rename",
         "peer add",
         "peer list",
         "peer show",

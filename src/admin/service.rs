@@ -76,7 +76,9 @@ impl Service {
             inbound_mark: view.applied.number,
             next_attempt_at: millis(view.next_attempt),
             next_pull_at: millis(view.next_pull),
-            former_ids: vec![],
+            former_ids: self.federation.former_ids_of(peer).iter().map(ToString::to_string).collect(),
+            known_as: row.known_as.map_or_else(String::new, |id| id.to_string()),
+            next_id: row.next_id.map_or_else(String::new, |id| id.to_string()),
         })
     }
 
@@ -190,6 +192,19 @@ impl Admin for Service {
     async fn show_key(&self, _: Request<ShowKeyRequest>) -> Result<Response<ShowKeyResponse>, Status> {
         let server_id = self.federation.own_id().to_string();
         Ok(Response::new(ShowKeyResponse { server_id, key: Bytes::copy_from_slice(self.key.as_bytes()) }))
+    }
+
+    async fn rename_server(
+        &self,
+        request: Request<RenameServerRequest>,
+    ) -> Result<Response<RenameServerResponse>, Status> {
+        self.federation.rename(server_id(&request.into_inner().new_server_id)?).await?;
+        let former_ids = self.federation.former_ids().iter().map(ToString::to_string).collect();
+        let to_tell = self.federation.peers().iter().filter(|peer| peer.row().known_as.is_some()).count();
+        Ok(Response::new(RenameServerResponse {
+            former_ids,
+            peers_to_tell: u64::try_from(to_tell).unwrap_or(u64::MAX),
+        }))
     }
 
     async fn add_peer(&self, request: Request<AddPeerRequest>) -> Result<Response<PeerDetail>, Status> {

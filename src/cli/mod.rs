@@ -15,6 +15,7 @@ mod output;
 mod peer;
 mod queue;
 mod serve;
+mod server;
 mod token;
 mod view;
 
@@ -62,6 +63,9 @@ enum Command {
     Serve(serve::Args),
     /// Check the configuration and print what is in effect
     CheckConfig(serve::CheckArgs),
+    /// The node's id
+    #[command(subcommand, after_help = server::EXAMPLES)]
+    Server(server::Command),
     /// The node's own key
     #[command(subcommand, after_help = key::EXAMPLES)]
     Key(key::Command),
@@ -147,6 +151,7 @@ fn dispatch(cli: Cli) -> Result<(), Failure> {
     match command {
         Command::Serve(args) => serve::run(args, data_dir),
         Command::CheckConfig(args) => serve::check(args, data_dir, &mut out),
+        Command::Server(command) => client(server::run(command, &data_dir_of_node(data_dir)?, &mut out)),
         Command::Key(command) => client(key::run(command, &data_dir_of_node(data_dir)?, &mut out)),
         Command::Peer(command) => client(peer::run(command, &data_dir_of_node(data_dir)?, &mut out)),
         Command::Queue(command) => client(queue::run(command, &data_dir_of_node(data_dir)?, &mut out)),

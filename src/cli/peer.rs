@@ -177,6 +177,8 @@ pub fn detail(out: &mut Out, detail: &PeerDetail) -> Result<(), Failure> {
         &[
             ("peer", text(&peer.server_id)),
             ("former ids", text(&former.join(", "))),
+            ("will be", text(&detail.next_id)),
+            ("knows us as", text(&detail.known_as)),
             ("state", state(detail, peer)),
             ("queued", format!("{} events, {} bytes", peer.queued, peer.queued_bytes)),
             ("last reached", time(peer.outbound_ok_at)),

@@ -68,6 +68,8 @@ pub struct PeerDetail<'a> {
     next_attempt_at: i64,
     next_pull_at: i64,
     former_ids: &'a [String],
+    known_as: &'a str,
+    next_id: &'a str,
 }
 
 impl<'a> From<&'a admin::PeerDetail> for PeerDetail<'a> {
@@ -89,7 +91,21 @@ impl<'a> From<&'a admin::PeerDetail> for PeerDetail<'a> {
             next_attempt_at: it.next_attempt_at,
             next_pull_at: it.next_pull_at,
             former_ids: &it.former_ids,
+            known_as: &it.known_as,
+            next_id: &it.next_id,
         }
+    }
+}
+
+#[derive(Serialize)]
+pub struct RenameServerResponse<'a> {
+    pub former_ids: &'a [String],
+    pub peers_to_tell: u64,
+}
+
+impl<'a> From<&'a admin::RenameServerResponse> for RenameServerResponse<'a> {
+    fn from(it: &'a admin::RenameServerResponse) -> Self {
+        Self { former_ids: &it.former_ids, peers_to_tell: it.peers_to_tell }
     }
 }
 

@@ -59,6 +59,8 @@ pub enum Command {
     /// Rows were taken out of the queue: look what is left.
     LookAgain,
     Learnt(Kind),
+    /// The peer is to be reached elsewhere.
+    Moved,
     View(oneshot::Sender<View>),
 }
 
@@ -225,6 +227,10 @@ impl Driver {
             Command::RetryNow { push } => self.give(Input::RetryNow { push }).await,
             Command::LookAgain => self.look_again().await,
             Command::Learnt(kind) => self.give(Input::Learnt(kind)).await,
+            Command::Moved => {
+                self.remote.close();
+                self.give(Input::RetryNow { push: false }).await;
+            }
             Command::View(reply) => {
                 let _ = reply.send(self.view());
             }

@@ -54,6 +54,9 @@ impl Inner {
     ) -> Result<Caller, Error> {
         let claim = claim(metadata)?;
         claim.check_time(unix_seconds())?;
+        if let Some(peer) = self.registry.expected(&claim.server_id) {
+            self.take_over(&claim, &peer, Request { method: method.path(), body }).await?;
+        }
         let admission = self.admission(&claim.server_id);
         let known = match &admission {
             Admission::Closed => {
@@ -74,6 +77,19 @@ impl Inner {
         }
         peer.note_inbound(claim.is_bound());
         Ok(Caller { peer })
+    }
+
+    /// A token that names the id a peer said it would have, signed by the key
+    /// the peer is known by, is what gives the peer that id.
+    async fn take_over(&self, claim: &Claim, peer: &Peer, request: Request<'_>) -> Result<(), Error> {
+        if self.is_denied(&claim.server_id) {
+            return Ok(());
+        }
+        claim.check_binding(request, |id| self.is_own_id(id))?;
+        if !peer.key().is_some_and(|key| claim.is_signed_by(&key)) {
+            return Err(bad_signature(&claim.server_id));
+        }
+        self.registry.take_over(peer.row_id()).await.map(drop)
     }
 
     /// The key that signed the claim. A learnt key that does not verify is

@@ -55,7 +55,7 @@ impl Keys {
     }
 
     /// The key a server shows over a verified channel. `replaces`: another key
-    /// is known; then only WebPKI counts. `address`: who makes us ask.
+    /// may come in its place; then plaintext does not count. `address`: who makes us ask.
     pub async fn fetch(
         &self,
         dialer: &Dialer,
@@ -64,7 +64,7 @@ impl Keys {
         address: Option<IpAddr>,
         metrics: &Metrics,
     ) -> Result<Introduction, Error> {
-        let id = target.id.clone();
+        let (id, pinned) = (target.id.clone(), target.pinned);
         let (mut outcome, sender) = self.join(&id, address)?;
         if let Some(sender) = sender {
             let (dialer, places, metrics) = (dialer.clone(), self.places.clone(), metrics.clone());
@@ -83,6 +83,8 @@ impl Keys {
         let introduction = found.unwrap_or_else(|| Err("the attempt was given up".into())).map_err(unavailable)?;
         match introduction.verified {
             Verified::WebPki => Ok(introduction),
+            // The certificate speaks for the pinned key, and for that alone.
+            Verified::Pinned if pinned == Some(introduction.key) => Ok(introduction),
             // Loopback, by the operator's word.
             Verified::Plaintext if !replaces => Ok(introduction),
             Verified::Pinned | Verified::Plaintext => Err(unavailable("the channel does not prove whose it is".into())),

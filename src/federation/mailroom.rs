@@ -16,9 +16,9 @@ use crate::{
         mailroom_server::{Mailroom, MailroomServer},
     },
     store::InboundRow,
-    types::{Millis, PeerId, ServerId},
+    types::Millis,
 };
-use std::{collections::HashMap, pin::Pin};
+use std::pin::Pin;
 use tokio::sync::mpsc;
 use tokio_stream::{Stream, wrappers::ReceiverStream};
 use tonic::{Request, Response, Status, metadata::MetadataMap};
@@ -50,7 +50,7 @@ impl Federation {
     pub async fn events(&self, cursor: u64) -> Result<ReceivedStream, Status> {
         self.check_cursor(cursor).await?;
         let (sender, receiver) = mpsc::channel(READER_MAX);
-        let reader = Reader { federation: self.clone(), names: HashMap::new(), cursor };
+        let reader = Reader { federation: self.clone(), cursor };
         self.0.tasks.spawn(reader.run(sender));
         Ok(Box::pin(ReceiverStream::new(receiver)))
     }
@@ -97,7 +97,6 @@ impl Federation {
 
 struct Reader {
     federation: Federation,
-    names: HashMap<PeerId, ServerId>,
     cursor: u64,
 }
 
@@ -143,14 +142,7 @@ impl Reader {
     }
 
     async fn received(&mut self, row: InboundRow) -> Result<Received, Error> {
-        let sender = match self.names.get(&row.peer) {
-            Some(name) => name.clone(),
-            None => {
-                let name = self.federation.name_of(row.peer).await?;
-                self.names.insert(row.peer, name.clone());
-                name
-            }
-        };
+        let sender = self.federation.name_of(row.peer).await?;
         Ok(Received { cursor: row.cursor, sender: sender.to_string(), received_at: row.received_at.0, event: row.body })
     }
 }

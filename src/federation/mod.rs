@@ -17,6 +17,7 @@ pub mod pattern;
 mod peers;
 mod registry;
 mod remote;
+mod rename;
 mod save;
 mod service;
 pub mod stream;
@@ -51,7 +52,10 @@ const FAILING_ATTEMPTS: usize = 16;
 /// Events in one `send`.
 pub const SEND_MAX: usize = 1024;
 
-/// What the floor below hands in.
+/// Prepares the node to be reached under these ids.
+pub type BeforeRename = Box<dyn Fn(&[ServerId]) -> Result<(), Error> + Send + Sync>;
+
+/// What the node hands in.
 pub struct Parts {
     pub config: Config,
     pub store: Store,
@@ -61,6 +65,8 @@ pub struct Parts {
     pub own_id: ServerId,
     /// Ids this node had before and still answers to.
     pub former_ids: Vec<ServerId>,
+    /// Called with all ids the node will have, before it takes a new one.
+    pub before_rename: BeforeRename,
     /// Ends every task.
     pub stop: CancellationToken,
 }
@@ -79,6 +85,7 @@ struct Inner {
     registry: Registry,
     keys: Keys,
     failing_attempts: Semaphore,
+    before_rename: BeforeRename,
     stop: CancellationToken,
     tasks: TaskTracker,
 }
@@ -93,7 +100,7 @@ impl Federation {
     /// Reads the peers and starts their drivers. Ends when `stop` is cancelled;
     /// then wait for [`Federation::ended`].
     pub async fn start(parts: Parts) -> Result<Self, Error> {
-        let Parts { config, store, key, dialer, metrics, own_id, former_ids, stop } = parts;
+        let Parts { config, store, key, dialer, metrics, own_id, former_ids, before_rename, stop } = parts;
         let (registry, mut owner) = Registry::new();
         let inner = Arc::new(Inner {
             config,
@@ -105,6 +112,7 @@ impl Federation {
             registry,
             keys: Keys::new(),
             failing_attempts: Semaphore::new(FAILING_ATTEMPTS),
+            before_rename,
             stop,
             tasks: TaskTracker::new(),
         });

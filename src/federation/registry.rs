@@ -1,37 +1,29 @@
-//! Who the peers are: the only place that changes their rows, and the owner of
-//! their drivers.
+//! Who the peers are: the map everybody reads, and the way to change it.
 //!
-//! One task takes the changes one after the other, so two calls of one new
-//! server make one row. Others read the map. A row is never deleted: what was
-//! applied of a peer's stream must be known when it is added again.
+//! Changes are taken by one task, the [`Owner`], one after the other, so two
+//! calls of one new server make one row. Never touches a row itself.
+
+mod owner;
+mod rename;
+
+pub(super) use owner::Owner;
 
 use super::{
-    Inner,
-    delivery::{Delivery, Kind, Saved},
-    driver::{Command, Driver},
-    peers::{COMMANDS_MAX, Peer, Transport},
-    save::Saver,
-    stream::Mark,
+    delivery::Kind,
+    peers::{Peer, Transport},
 };
 use crate::{
     error::Error,
-    store::{Change, KeyOrigin, Op, PeerAddress, PeerKey, PeerKind, PeerOrigin, PeerRow, QueueTotal, StreamOut},
-    types::{Millis, PeerId, PublicKey, ServerId, unix_micros},
+    store::PeerAddress,
+    types::{PeerId, PublicKey, ServerId},
 };
 use std::{
     collections::HashMap,
     sync::{Arc, PoisonError, RwLock},
-    time::{Duration, Instant},
 };
-use tokio::{
-    sync::{mpsc, oneshot},
-    task::JoinHandle,
-};
-use tokio_util::sync::CancellationToken;
+use tokio::sync::{mpsc, oneshot};
 
 const ASKS_MAX: usize = 1024;
-/// Start-up Pulls are spread by this much a peer, up to a Pull interval.
-const FIRST_PULL_SPREAD: Duration = Duration::from_millis(20);
 
 /// What the operator says of a peer.
 #[derive(Debug, Clone)]
@@ -68,11 +60,29 @@ enum Edit {
     Remove {
         peer: PeerId,
     },
+    /// The peer will go by another id, once a token names it.
+    Expect {
+        peer: PeerId,
+        next_id: ServerId,
+    },
+    /// A token of the peer named the id that was expected of it.
+    TakeOver {
+        peer: PeerId,
+    },
+    /// The peer has heard of our rename.
+    Told {
+        peer: PeerId,
+    },
+    /// This node goes by another id from now on.
+    Renamed {
+        new_id: ServerId,
+    },
 }
 
 struct Ask {
     edit: Edit,
-    reply: oneshot::Sender<Result<Arc<Peer>, Error>>,
+    /// Answered with the peer it is about, if it is about one.
+    reply: oneshot::Sender<Result<Option<Arc<Peer>>, Error>>,
 }
 
 /// The map everybody reads, and the way to change it.
@@ -85,24 +95,37 @@ pub struct Registry {
 struct Map {
     by_id: HashMap<ServerId, Arc<Peer>>,
     by_row: HashMap<PeerId, Arc<Peer>>,
-}
-
-/// What the task that owns the rows starts with.
-pub struct Owner {
-    asks: mpsc::Receiver<Ask>,
-    rows: HashMap<PeerId, PeerRow>,
-    running: HashMap<PeerId, (CancellationToken, JoinHandle<()>)>,
+    /// Ids that peers had before.
+    former: HashMap<ServerId, Arc<Peer>>,
+    /// Ids that peers said they will have.
+    expected: HashMap<ServerId, Arc<Peer>>,
 }
 
 impl Registry {
     pub fn new() -> (Self, Owner) {
         let (asks, receiver) = mpsc::channel(ASKS_MAX);
-        let owner = Owner { asks: receiver, rows: HashMap::new(), running: HashMap::new() };
-        (Self { map: RwLock::default(), asks }, owner)
+        (Self { map: RwLock::default(), asks }, Owner::new(receiver))
     }
 
+    /// The peer that goes, or went, by this id.
     pub fn find(&self, id: &ServerId) -> Option<Arc<Peer>> {
-        self.map.read().unwrap_or_else(PoisonError::into_inner).by_id.get(id).cloned()
+        let map = self.map.read().unwrap_or_else(PoisonError::into_inner);
+        map.by_id.get(id).or_else(|| map.former.get(id)).cloned()
+    }
+
+    /// The peer that said it will go by this id.
+    pub(super) fn expected(&self, id: &ServerId) -> Option<Arc<Peer>> {
+        self.map.read().unwrap_or_else(PoisonError::into_inner).expected.get(id).cloned()
+    }
+
+    /// The ids a peer had before.
+    pub fn former_ids(&self, peer: &Peer) -> Vec<ServerId> {
+        let map = self.map.read().unwrap_or_else(PoisonError::into_inner);
+        let mut ids: Vec<_> =
+            map.former.iter().filter(|(_, known)| known.row_id() == peer.row_id()).map(|(id, _)| id.clone()).collect();
+        drop(map);
+        ids.sort();
+        ids
     }
 
     pub fn by_row(&self, row: PeerId) -> Option<Arc<Peer>> {
@@ -156,241 +179,31 @@ impl Registry {
         self.ask(Edit::Remove { peer }).await
     }
 
+    pub(super) async fn expect(&self, peer: PeerId, next_id: ServerId) -> Result<Arc<Peer>, Error> {
+        self.ask(Edit::Expect { peer, next_id }).await
+    }
+
+    pub(super) async fn take_over(&self, peer: PeerId) -> Result<Arc<Peer>, Error> {
+        self.ask(Edit::TakeOver { peer }).await
+    }
+
+    pub(super) async fn told(&self, peer: PeerId) -> Result<(), Error> {
+        self.ask(Edit::Told { peer }).await.map(drop)
+    }
+
+    /// This node goes by `new_id`; every peer is to be told.
+    pub(super) async fn renamed(&self, new_id: ServerId) -> Result<(), Error> {
+        self.submit(Edit::Renamed { new_id }).await.map(drop)
+    }
+
     async fn ask(&self, edit: Edit) -> Result<Arc<Peer>, Error> {
+        self.submit(edit).await?.ok_or_else(|| Error::NotFound("the peer was removed".into()))
+    }
+
+    async fn submit(&self, edit: Edit) -> Result<Option<Arc<Peer>>, Error> {
         let (reply, answer) = oneshot::channel();
         let stopping = || Error::unavailable("the node stops");
         self.asks.send(Ask { edit, reply }).await.map_err(|_| stopping())?;
         answer.await.map_err(|_| stopping())?
     }
-}
-
-impl Owner {
-    /// Reads the peers and starts their drivers.
-    pub(super) async fn load(&mut self, inner: &Arc<Inner>) -> Result<(), Error> {
-        let store = &inner.store;
-        let out: HashMap<_, _> = store.streams_out().await?.into_iter().collect();
-        let applied: HashMap<_, _> = store.streams_in().await?.into_iter().collect();
-        let queues: HashMap<_, _> = store.outbox_totals().await?.into_iter().map(|total| (total.peer, total)).collect();
-        let rows = store.peers().await?;
-        let spread =
-            (FIRST_PULL_SPREAD * u32::try_from(rows.len()).unwrap_or(u32::MAX)).min(inner.config.pull_interval);
-        for row in rows {
-            let id = row.id;
-            self.rows.insert(id, row.clone());
-            if row.removed || inner.is_denied(&row.server_id) {
-                continue;
-            }
-            let stream = out.get(&id).copied().unwrap_or_default();
-            let applied = applied.get(&id).copied().unwrap_or_default();
-            let first_pull = spread.mul_f64(f64::from(random()) / f64::from(u32::MAX));
-            self.start(inner, row, stream, applied, queues.get(&id).copied(), first_pull);
-        }
-        Ok(())
-    }
-
-    pub(super) async fn run(mut self, inner: Arc<Inner>) {
-        while let Some(Some(ask)) = inner.stop.run_until_cancelled(self.asks.recv()).await {
-            let answer = self.edit(&inner, ask.edit).await;
-            let _ = ask.reply.send(answer);
-        }
-        for (stop, driver) in self.running.into_values() {
-            stop.cancel();
-            let _ = driver.await;
-        }
-    }
-
-    async fn edit(&mut self, inner: &Arc<Inner>, edit: Edit) -> Result<Arc<Peer>, Error> {
-        match edit {
-            Edit::Add(add) => self.add(inner, add).await,
-            Edit::Discover { server_id, key } => self.discover(inner, server_id, key).await,
-            Edit::Learn { peer, key, kind, transport } => {
-                let found = self.known(inner, peer)?;
-                let was = found.row();
-                let mut row = was.clone();
-                row.transport = transport;
-                row.kind = kind.into();
-                if row.key.is_none_or(|known| known.origin == KeyOrigin::Learnt && known.key != key) {
-                    if row.key.is_some() {
-                        tracing::warn!(peer = %row.server_id, %key, "the peer has a new key");
-                    }
-                    row.key = Some(PeerKey { key, origin: KeyOrigin::Learnt });
-                }
-                self.put(inner, &found, was, row).await?;
-                // A busy driver learns it from the next answer anyway.
-                let _ = found.command(Command::Learnt(kind));
-                Ok(found)
-            }
-            Edit::Kind { peer, kind } => {
-                let found = self.known(inner, peer)?;
-                let was = found.row();
-                self.put(inner, &found, was.clone(), PeerRow { kind: kind.into(), ..was }).await?;
-                Ok(found)
-            }
-            Edit::Hold { peer, held } => {
-                let found = self.known(inner, peer)?;
-                let was = found.row();
-                self.put(inner, &found, was.clone(), PeerRow { held, ..was }).await?;
-                found.command(Command::Hold(held))?;
-                Ok(found)
-            }
-            Edit::Remove { peer } => self.remove(inner, peer).await,
-        }
-    }
-
-    fn known(&self, inner: &Inner, peer: PeerId) -> Result<Arc<Peer>, Error> {
-        inner.registry.by_row(peer).ok_or_else(|| Error::NotFound("the peer was removed".into()))
-    }
-
-    /// Writes the row if it changed. What the store refuses is not believed.
-    async fn put(&mut self, inner: &Inner, peer: &Peer, was: PeerRow, row: PeerRow) -> Result<(), Error> {
-        if row != was {
-            inner.store.submit(Change::PutPeer(row.clone())).await?;
-            self.rows.insert(row.id, row.clone());
-            peer.set_row(row);
-        }
-        Ok(())
-    }
-
-    async fn add(&mut self, inner: &Arc<Inner>, add: AddPeer) -> Result<Arc<Peer>, Error> {
-        let given = add.key.map(|key| PeerKey { key, origin: KeyOrigin::Operator });
-        if let Some(peer) = inner.registry.find(&add.server_id) {
-            let was = peer.row();
-            let row = PeerRow {
-                origin: PeerOrigin::Operator,
-                key: given.or(was.key),
-                address: add.address,
-                plaintext: add.plaintext,
-                transport: Transport::Unknown,
-                ..was.clone()
-            };
-            self.put(inner, &peer, was, row).await?;
-            let _ = peer.command(Command::RetryNow { push: false });
-            return Ok(peer);
-        }
-        let fresh = PeerRow {
-            id: PeerId(0),
-            server_id: add.server_id,
-            origin: PeerOrigin::Operator,
-            address: add.address,
-            plaintext: add.plaintext,
-            key: given,
-            kind: PeerKind::Unknown,
-            transport: Transport::Unknown,
-            plain_tokens: false,
-            held: false,
-            removed: false,
-            created_at: Millis::now(),
-            outbound_ok_at: None,
-            inbound_ok_at: None,
-        };
-        self.create(inner, fresh).await
-    }
-
-    async fn discover(
-        &mut self,
-        inner: &Arc<Inner>,
-        server_id: ServerId,
-        key: Option<PublicKey>,
-    ) -> Result<Arc<Peer>, Error> {
-        if let Some(peer) = inner.registry.find(&server_id) {
-            return Ok(peer);
-        }
-        let max = inner.config.max_peers;
-        if inner.registry.len() >= usize::try_from(max).unwrap_or(usize::MAX) {
-            return Err(Error::exhausted(format!(
-                "this server has as many peers as it takes (federation.max_peers = {max})"
-            )));
-        }
-        let fresh = PeerRow {
-            id: PeerId(0),
-            server_id,
-            origin: PeerOrigin::Learnt,
-            address: None,
-            plaintext: false,
-            key: key.map(|key| PeerKey { key, origin: KeyOrigin::Learnt }),
-            kind: PeerKind::Unknown,
-            transport: Transport::Unknown,
-            plain_tokens: false,
-            held: false,
-            removed: false,
-            created_at: Millis::now(),
-            outbound_ok_at: None,
-            inbound_ok_at: None,
-        };
-        self.create(inner, fresh).await
-    }
-
-    /// Makes the row, or takes the one of a peer that was removed once: then
-    /// the stream to it begins a new epoch, and how far its own stream was
-    /// applied is still known.
-    async fn create(&mut self, inner: &Arc<Inner>, mut row: PeerRow) -> Result<Arc<Peer>, Error> {
-        let (id, stream, applied) = match self.rows.values().find(|known| known.server_id == row.server_id) {
-            Some(known) => {
-                let (out, applied) = (inner.store.stream_out(known.id).await?, inner.store.stream_in(known.id).await?);
-                (known.id, out, applied)
-            }
-            None => {
-                let highest = self.rows.keys().map(|id| id.0).max().unwrap_or(0);
-                (PeerId(highest + 1), StreamOut::default(), Mark::default())
-            }
-        };
-        row.id = id;
-        let epoch = unix_micros().max(stream.epoch + 1);
-        let stream = StreamOut { epoch, settled: 0, settled_id: 0, queued: false };
-        let op = Op::from(Change::PutPeer(row.clone())).with(Change::PutOut { peer: id, stream });
-        inner.store.submit(op).await?;
-        self.rows.insert(id, row.clone());
-        tracing::info!(peer = %row.server_id, "peer added");
-        Ok(self.start(inner, row, stream, applied, None, Duration::ZERO))
-    }
-
-    fn start(
-        &mut self,
-        inner: &Arc<Inner>,
-        row: PeerRow,
-        stream: StreamOut,
-        applied: Mark,
-        queue: Option<QueueTotal>,
-        first_pull: Duration,
-    ) -> Arc<Peer> {
-        let (commands, receiver) = mpsc::channel(COMMANDS_MAX);
-        let newest = queue.map_or(0, |queue| queue.newest);
-        let settled = Mark { epoch: stream.epoch, number: stream.settled, id: stream.settled_id };
-        let saved = Saved { kind: row.kind.into(), settled, newest, queued: stream.queued, held: row.held };
-        let seed = u64::from(random()) << 32 | u64::from(random());
-        let machine = Delivery::new(inner.config.retry(), seed, saved, Instant::now() + first_pull);
-        let waits = queue.map_or((0, 0), |queue| (queue.rows, queue.bytes));
-        let peer = Arc::new(Peer::new(row, commands, newest, waits));
-        let saver = Saver::new(peer.row_id(), stream);
-        let driver = Driver::new(inner.clone(), peer.clone(), machine, receiver, saver, applied);
-        let stop = inner.stop.child_token();
-        let handle = inner.tasks.spawn(driver.run(stop.clone()));
-        self.running.insert(peer.row_id(), (stop, handle));
-        let mut map = inner.registry.map.write().unwrap_or_else(PoisonError::into_inner);
-        map.by_id.insert(peer.server_id(), peer.clone());
-        map.by_row.insert(peer.row_id(), peer.clone());
-        peer
-    }
-
-    async fn remove(&mut self, inner: &Arc<Inner>, id: PeerId) -> Result<Arc<Peer>, Error> {
-        let peer = self.known(inner, id)?;
-        let was = peer.row();
-        self.put(inner, &peer, was.clone(), PeerRow { removed: true, held: false, ..was }).await?;
-        {
-            let mut map = inner.registry.map.write().unwrap_or_else(PoisonError::into_inner);
-            map.by_row.remove(&id);
-            map.by_id.retain(|_, known| known.row_id() != id);
-        }
-        if let Some((stop, driver)) = self.running.remove(&id) {
-            stop.cancel();
-            let _ = driver.await;
-        }
-        tracing::info!(peer = %peer.server_id(), "peer removed");
-        Ok(peer)
-    }
-}
-
-/// Spreads; keeps no secret.
-fn random() -> u32 {
-    getrandom::u32().unwrap_or(u32::MAX / 2)
 }

@@ -21,12 +21,13 @@ use crate::{
     },
     proto::protocol::{
         auth::v1::{KeyRequest, KeyResponse, auth_service_client::AuthServiceClient},
-        sync::v1::postbox_service_client::PostboxServiceClient,
+        sync::v1::{NotifyNewIdRequest, postbox_service_client::PostboxServiceClient},
     },
     store::KeyOrigin,
     types::{PublicKey, ServerId, unix_seconds},
 };
 use bytes::Bytes;
+use prost::Message;
 use std::{
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
@@ -74,15 +75,17 @@ impl Method {
 pub struct CallError {
     pub failure: Failure,
     pub text: String,
+    /// What the peer's status was, if it gave one.
+    pub code: Option<Code>,
 }
 
 impl CallError {
     pub fn transient(text: impl Into<String>) -> Self {
-        Self { failure: Failure::Transient { retry_after: None }, text: text.into() }
+        Self { failure: Failure::Transient { retry_after: None }, text: text.into(), code: None }
     }
 
     pub fn local(error: Error) -> Self {
-        Self { failure: Failure::Local, text: error.to_string() }
+        Self { failure: Failure::Local, text: error.to_string(), code: None }
     }
 }
 
@@ -98,7 +101,7 @@ impl From<Status> for CallError {
             Code::Unauthenticated | Code::PermissionDenied | Code::Unimplemented => Failure::Refused,
             _ => Failure::Transient { retry_after: status.get_details_retry_info().and_then(|info| info.retry_delay) },
         };
-        Self { failure, text: format!("{:?}: {}", status.code(), status.message()) }
+        Self { failure, text: format!("{:?}: {}", status.code(), status.message()), code: Some(status.code()) }
     }
 }
 
@@ -139,7 +142,30 @@ impl Remote {
 
     async fn call_by(&self, method: Method, body: Bytes, deadline: Instant) -> Result<Bytes, CallError> {
         let open = self.connection(deadline).await?;
-        let (own, destination) = (self.inner.own_id(), self.peer.server_id());
+        if let Some(known_as) = self.peer.row().known_as {
+            self.tell_new_id(&open, known_as).await?;
+        }
+        self.send(open, method, body, self.inner.own_id()).await
+    }
+
+    /// The peer knows this node by an id it had: nothing else is sent before it
+    /// has heard the new one.
+    async fn tell_new_id(&self, open: &Open, known_as: ServerId) -> Result<(), CallError> {
+        let request = NotifyNewIdRequest { new_server_id: self.inner.own_id().to_string() };
+        let told = self.send(open.clone(), Method::NotifyNewId, request.encode_to_vec().into(), known_as).await;
+        match told {
+            Ok(_) => {}
+            // A server that cannot be told never will be.
+            Err(error) if error.code == Some(Code::Unimplemented) => {
+                tracing::warn!(peer = %self.peer.server_id(), "the peer does not follow changes of id; it must be told by hand");
+            }
+            Err(error) => return Err(error),
+        }
+        self.inner.registry.told(self.peer.row_id()).await.map_err(CallError::local)
+    }
+
+    async fn send(&self, open: Open, method: Method, body: Bytes, own: ServerId) -> Result<Bytes, CallError> {
+        let destination = self.peer.server_id();
         let request = Request { method: method.path(), body: &body };
         let token = postbox_token::mint(&self.inner.key, &own, &destination, request, unix_seconds())
             .map_err(CallError::local)?;
@@ -171,7 +197,8 @@ impl Remote {
         Some(idle_at)
     }
 
-    fn close(&self) {
+    /// Lets go of the connection.
+    pub fn close(&self) {
         *self.open.lock().unwrap_or_else(PoisonError::into_inner) = None;
     }
 

@@ -24,7 +24,7 @@ use crate::{
     },
 };
 use bytes::Bytes;
-use std::{sync::Arc, time::Duration};
+use std::{net::IpAddr, sync::Arc, time::Duration};
 use tonic::{Request, Response, Status};
 
 /// A call of a peer waits no longer for its turn and the disk.
@@ -53,7 +53,7 @@ impl Service {
         &self,
         method: Method,
         request: Request<Bytes>,
-        act: impl FnOnce(Arc<Peer>, Bytes, Option<Evidence>) -> F,
+        act: impl FnOnce(Arc<Peer>, Bytes, Option<Evidence>, Option<IpAddr>) -> F,
     ) -> Result<Response<Bytes>, Status>
     where
         F: Future<Output = Result<Bytes, Error>>,
@@ -65,7 +65,7 @@ impl Service {
             Method::Push | Method::NotifyNewId => None,
         };
         let answer = match self.0.admit(method, &metadata, address, &body).await {
-            Ok(caller) => act(caller.peer, body, evidence).await,
+            Ok(caller) => act(caller.peer, body, evidence, address).await,
             Err(error) => Err(error),
         };
         let code = answer.as_ref().err().map_or(tonic::Code::Ok, Error::code);
@@ -77,7 +77,7 @@ impl Service {
 #[tonic::async_trait]
 impl PostboxService for Service {
     async fn push(&self, request: Request<Bytes>) -> Result<Response<Bytes>, Status> {
-        self.as_peer(Method::Push, request, |peer, body, _| async move {
+        self.as_peer(Method::Push, request, |peer, body, _, _| async move {
             let row = wire::read_push(body).map_err(Error::Invalid)?;
             if row.body.is_empty() {
                 return Err(Error::invalid("event: it is empty; an event has one of its kinds"));
@@ -92,7 +92,7 @@ impl PostboxService for Service {
     }
 
     async fn pull(&self, request: Request<Bytes>) -> Result<Response<Bytes>, Status> {
-        self.as_peer(Method::Pull, request, |peer, body, evidence| async move {
+        self.as_peer(Method::Pull, request, |peer, body, evidence, _| async move {
             let (state, waiting) = wire::read_pull(body).map_err(Error::Invalid)?;
             let asked = PullAsked { state, waiting, evidence };
             let page = peer.ask(PULL_PATIENCE, |reply| Command::Pull { asked, reply }).await??;
@@ -102,8 +102,9 @@ impl PostboxService for Service {
     }
 
     async fn notify_new_id(&self, request: Request<Bytes>) -> Result<Response<Bytes>, Status> {
-        self.as_peer(Method::NotifyNewId, request, |_, _, _| async move {
-            Err(Error::Unimplemented("this server does not follow a change of id yet".into()))
+        self.as_peer(Method::NotifyNewId, request, |peer, body, _, address| async move {
+            self.0.hear_new_id(&peer, body, address).await?;
+            Ok(Bytes::new())
         })
         .await
     }

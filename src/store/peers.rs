@@ -92,8 +92,11 @@ pub struct PeerRow {
     pub key: Option<PeerKey>,
     pub kind: PeerKind,
     pub transport: PeerTransport,
-    /// Its tokens name neither destination nor content.
-    pub plain_tokens: bool,
+    /// The id by which it still knows this node, after a rename it has not
+    /// heard of.
+    pub known_as: Option<ServerId>,
+    /// The id it will go by, once a token names it.
+    pub next_id: Option<ServerId>,
     /// By the operator's word: no Push, Pulls are answered empty.
     pub held: bool,
     pub removed: bool,
@@ -111,61 +114,63 @@ pub struct PeerTouch {
     pub inbound_ok_at: Option<Millis>,
 }
 
-type PeerColumns = (
-    i64,
-    String,
-    String,
-    Option<String>,
-    Option<u16>,
-    bool,
-    Option<Vec<u8>>,
-    Option<String>,
-    String,
-    String,
-    bool,
-    bool,
-    bool,
-    i64,
-    Option<i64>,
-    Option<i64>,
-);
+#[derive(sqlx::FromRow)]
+struct PeerColumns {
+    id: i64,
+    server_id: String,
+    origin: String,
+    host: Option<String>,
+    port: Option<u16>,
+    plaintext: bool,
+    key: Option<Vec<u8>>,
+    key_origin: Option<String>,
+    kind: String,
+    transport: String,
+    known_as: Option<String>,
+    next_id: Option<String>,
+    held: bool,
+    removed: bool,
+    created_at: i64,
+    outbound_ok_at: Option<i64>,
+    inbound_ok_at: Option<i64>,
+}
 
 /// The columns of [`PeerColumns`], for all peers and for one.
 macro_rules! select_peers {
     ($tail:literal) => {
         concat!(
-            "SELECT id, server_id, origin, host, port, plaintext, key, key_origin, kind, transport, plain_tokens, ",
-            "held, removed, created_at, outbound_ok_at, inbound_ok_at FROM peer ",
+            "SELECT id, server_id, origin, host, port, plaintext, key, key_origin, kind, transport, known_as, ",
+            "next_id, held, removed, created_at, outbound_ok_at, inbound_ok_at FROM peer ",
             $tail
         )
     };
 }
 
-fn peer(columns: PeerColumns) -> Result<PeerRow, Error> {
-    let (id, server_id, origin, host, port, plaintext, key, key_origin, kind, transport, ..) = &columns;
-    let (.., plain_tokens, held, removed, created_at, outbound_ok_at, inbound_ok_at) = &columns;
-    let key = match (key, key_origin) {
+fn peer(row: PeerColumns) -> Result<PeerRow, Error> {
+    let key = match (row.key, row.key_origin) {
         (Some(bytes), Some(origin)) => {
-            let key = PublicKey::from_bytes(bytes).map_err(|_| broken("the key of a peer"))?;
-            Some(PeerKey { key, origin: KeyOrigin::named(origin)? })
+            let key = PublicKey::from_bytes(&bytes).map_err(|_| broken("the key of a peer"))?;
+            Some(PeerKey { key, origin: KeyOrigin::named(&origin)? })
         }
         _ => None,
     };
+    let id = |text: String| text.parse().map_err(|_| broken("the id of a peer"));
     Ok(PeerRow {
-        id: PeerId(*id),
-        server_id: server_id.parse().map_err(|_| broken("the id of a peer"))?,
-        origin: PeerOrigin::named(origin)?,
-        address: host.clone().zip(*port).map(|(host, port)| PeerAddress { host, port }),
-        plaintext: *plaintext,
+        id: PeerId(row.id),
+        server_id: id(row.server_id)?,
+        origin: PeerOrigin::named(&row.origin)?,
+        address: row.host.zip(row.port).map(|(host, port)| PeerAddress { host, port }),
+        plaintext: row.plaintext,
         key,
-        kind: PeerKind::named(kind)?,
-        transport: PeerTransport::named(transport)?,
-        plain_tokens: *plain_tokens,
-        held: *held,
-        removed: *removed,
-        created_at: Millis(*created_at),
-        outbound_ok_at: outbound_ok_at.map(Millis),
-        inbound_ok_at: inbound_ok_at.map(Millis),
+        kind: PeerKind::named(&row.kind)?,
+        transport: PeerTransport::named(&row.transport)?,
+        known_as: row.known_as.map(id).transpose()?,
+        next_id: row.next_id.map(id).transpose()?,
+        held: row.held,
+        removed: row.removed,
+        created_at: Millis(row.created_at),
+        outbound_ok_at: row.outbound_ok_at.map(Millis),
+        inbound_ok_at: row.inbound_ok_at.map(Millis),
     })
 }
 
@@ -245,11 +250,12 @@ impl Store {
 pub(super) async fn put(connection: &mut SqliteConnection, row: &PeerRow) -> Result<(), sqlx::Error> {
     sqlx::query(
         "INSERT INTO peer (id, server_id, origin, host, port, plaintext, key, key_origin, kind, transport,
-             plain_tokens, held, removed, created_at, outbound_ok_at, inbound_ok_at)
-         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16)
+             known_as, next_id, held, removed, created_at, outbound_ok_at, inbound_ok_at)
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17)
          ON CONFLICT (id) DO UPDATE SET origin = excluded.origin, host = excluded.host, port = excluded.port,
              plaintext = excluded.plaintext, key = excluded.key, key_origin = excluded.key_origin,
-             kind = excluded.kind, transport = excluded.transport, plain_tokens = excluded.plain_tokens,
+             kind = excluded.kind, transport = excluded.transport, known_as = excluded.known_as,
+             next_id = excluded.next_id,
              held = excluded.held, removed = excluded.removed, created_at = excluded.created_at",
     )
     .bind(row.id.0)
@@ -262,7 +268,8 @@ pub(super) async fn put(connection: &mut SqliteConnection, row: &PeerRow) -> Res
     .bind(row.key.map(|key| key.origin.name()))
     .bind(row.kind.name())
     .bind(row.transport.name())
-    .bind(row.plain_tokens)
+    .bind(row.known_as.as_ref().map(ServerId::as_str))
+    .bind(row.next_id.as_ref().map(ServerId::as_str))
     .bind(row.held)
     .bind(row.removed)
     .bind(row.created_at.0)

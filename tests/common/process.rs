@@ -1,4 +1,5 @@
 //! A node as its own process, for tests that kill it.
+#![allow(dead_code, reason = "each test binary uses a part")]
 
 use serde_json::Value;
 use std::{

@@ -115,7 +115,8 @@ impl Driver {
     pub(super) async fn answer_pull(&mut self, call: Call, after: Option<Mark>) {
         let Some((asked, reply)) = self.asked.take() else { return };
         let mut page = Page { rows: vec![], state: self.applied };
-        let Some(after) = after else {
+        // A peer that has not heard of our new id gets nothing under it: it is told first.
+        let Some(after) = after.filter(|_| self.peer.row().known_as.is_none()) else {
             let _ = reply.send(Ok(page));
             return;
         };
