@@ -1,5 +1,6 @@
 //! A node that changes its id: peers follow it, those that were away too, and
 //! nobody else can take its place.
+#![allow(clippy::unwrap_used, reason = "a failure is a failed test")]
 
 #[path = "common/process.rs"]
 mod process;

@@ -1,3 +1,5 @@
+//! Tests of `net`.
+
 use super::*;
 
 fn config(text: &str) -> Config {

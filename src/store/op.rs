@@ -50,7 +50,7 @@ pub enum Change {
     /// Makes the peer's row, or replaces all of it but the name (see
     /// [`Change::RenamePeer`]) and the two moments (see [`Change::TouchPeers`]).
     /// `Conflict` when another row has the name.
-    PutPeer(PeerRow),
+    PutPeer(Box<PeerRow>),
     /// The former name is kept beside it. `NotFound` without such a row,
     /// `Conflict` when another row has the name.
     RenamePeer {

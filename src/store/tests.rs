@@ -114,7 +114,7 @@ async fn a_peer_comes_back_as_it_was_put() {
     second.key = Some(PeerKey { key: key(), origin: KeyOrigin::Learnt });
     second.outbound_ok_at = Some(Millis(1));
     for row in [&first, &second] {
-        store.submit(Change::PutPeer(row.clone())).await.unwrap();
+        store.submit(Change::PutPeer(row.clone().into())).await.unwrap();
     }
     assert_eq!(store.peers().await.unwrap(), [first.clone(), second.clone()]);
     assert_eq!(store.peer(OTHER).await.unwrap(), Some(second));
@@ -135,17 +135,17 @@ async fn a_peer_comes_back_as_it_was_put() {
         ..first.clone()
     };
     let put = PeerRow { server_id: id("x.example:1"), inbound_ok_at: None, ..changed.clone() };
-    store.submit(Change::PutPeer(put)).await.unwrap();
+    store.submit(Change::PutPeer(put.into())).await.unwrap();
     assert_eq!(store.peer(PEER).await.unwrap(), Some(changed), "all but the name and the moments is replaced");
 }
 
 #[tokio::test]
 async fn two_peers_cannot_have_one_name() {
     let (_dir, store) = store().await;
-    store.submit(Change::PutPeer(peer_row(PEER, "p.example:1"))).await.unwrap();
-    let taken = store.submit(Change::PutPeer(peer_row(OTHER, "p.example:1"))).await;
+    store.submit(Change::PutPeer(peer_row(PEER, "p.example:1").into())).await.unwrap();
+    let taken = store.submit(Change::PutPeer(peer_row(OTHER, "p.example:1").into())).await;
     assert!(matches!(taken, Err(Error::Conflict(_))), "{taken:?}");
-    store.submit(Change::PutPeer(peer_row(OTHER, "q.example:1"))).await.unwrap();
+    store.submit(Change::PutPeer(peer_row(OTHER, "q.example:1").into())).await.unwrap();
     let taken = store.submit(Change::RenamePeer { peer: OTHER, new_id: id("p.example:1") }).await;
     assert!(matches!(taken, Err(Error::Conflict(_))), "{taken:?}");
     assert_eq!(store.peer_former_ids().await.unwrap(), [], "nothing of a refused op stays");
@@ -154,7 +154,7 @@ async fn two_peers_cannot_have_one_name() {
 #[tokio::test]
 async fn a_renamed_peer_keeps_its_rows_and_its_former_names() {
     let (_dir, store) = store().await;
-    store.submit(Change::PutPeer(peer_row(PEER, "p.example:1"))).await.unwrap();
+    store.submit(Change::PutPeer(peer_row(PEER, "p.example:1").into())).await.unwrap();
     store.submit(enqueue(PEER, 1, b"x")).await.unwrap();
     for name in ["q.example:1", "r.example:1", "p.example:1"] {
         store.submit(Change::RenamePeer { peer: PEER, new_id: id(name) }).await.unwrap();
@@ -173,7 +173,7 @@ async fn a_touch_moves_only_the_moment_it_names() {
     let peers: Vec<PeerId> = (1..=73).map(PeerId).collect();
     for peer in &peers {
         let name = format!("p{}.example:1", peer.0);
-        store.submit(Change::PutPeer(peer_row(*peer, &name))).await.unwrap();
+        store.submit(Change::PutPeer(peer_row(*peer, &name).into())).await.unwrap();
     }
     let touch = |peer: &PeerId| PeerTouch { peer: *peer, outbound_ok_at: Some(Millis(peer.0)), inbound_ok_at: None };
     store.submit(Change::TouchPeers(peers.iter().map(touch).collect())).await.unwrap();
@@ -651,7 +651,7 @@ async fn seeded() -> (TempDir, Store) {
         last_used_at: None,
     };
     store.submit(Change::PutToken(token)).await.unwrap();
-    store.submit(Change::PutPeer(peer_row(PEER, "p.example:1"))).await.unwrap();
+    store.submit(Change::PutPeer(peer_row(PEER, "p.example:1").into())).await.unwrap();
     (dir, store)
 }
 

@@ -1,5 +1,6 @@
 //! A node as its own process, for tests that kill it.
 #![allow(dead_code, reason = "each test binary uses a part")]
+#![allow(clippy::unwrap_used, reason = "a failure is a failed test")]
 
 use serde_json::Value;
 use std::{

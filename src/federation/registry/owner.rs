@@ -130,7 +130,7 @@ impl Owner {
     /// Writes the row if it changed. What the store refuses is not believed.
     pub(super) async fn put(&mut self, inner: &Inner, peer: &Peer, was: PeerRow, row: PeerRow) -> Result<(), Error> {
         if row != was {
-            inner.store.submit(Change::PutPeer(row.clone())).await?;
+            inner.store.submit(Change::PutPeer(row.clone().into())).await?;
             self.rows.insert(row.id, row.clone());
             peer.set_row(row);
         }
@@ -195,7 +195,7 @@ impl Owner {
         row.id = id;
         let epoch = unix_micros().max(stream.epoch + 1);
         let stream = StreamOut { epoch, settled: 0, settled_id: 0, queued: false };
-        let op = Op::from(Change::PutPeer(row.clone())).with(Change::PutOut { peer: id, stream });
+        let op = Op::from(Change::PutPeer(row.clone().into())).with(Change::PutOut { peer: id, stream });
         inner.store.submit(op).await?;
         self.rows.insert(id, row.clone());
         tracing::info!(peer = %row.server_id, "peer added");

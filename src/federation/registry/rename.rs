@@ -65,7 +65,7 @@ impl Owner {
             op.push(Change::RenamePeer { peer: gone.id, new_id: name.parse()? });
         }
         op.push(Change::RenamePeer { peer, new_id: new_id.clone() });
-        op.push(Change::PutPeer(row.clone()));
+        op.push(Change::PutPeer(row.clone().into()));
         inner.store.submit(op).await?;
         if let Some(gone) = holder
             && let Some(row) = self.rows.get_mut(&gone.id)
@@ -107,7 +107,7 @@ impl Owner {
         let mut told: Vec<PeerRow> = vec![];
         for row in self.rows.values().filter(|row| !row.removed && row.known_as.is_none()) {
             let row = PeerRow { known_as: Some(old.clone()), ..row.clone() };
-            op.push(Change::PutPeer(row.clone()));
+            op.push(Change::PutPeer(row.clone().into()));
             told.push(row);
         }
         inner.store.submit(op).await?;

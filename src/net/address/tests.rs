@@ -1,3 +1,5 @@
+//! Which addresses may be dialled, by table.
+
 use super::check;
 
 #[test]

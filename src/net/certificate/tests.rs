@@ -1,3 +1,5 @@
+//! Certificates: what they say, and when they are made anew.
+
 use super::*;
 use ed25519_dalek::{Signer, SigningKey};
 use std::os::unix::fs::PermissionsExt;

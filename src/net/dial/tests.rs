@@ -1,3 +1,5 @@
+//! Dialling real sockets.
+
 use super::*;
 use crate::net::{
     certificate::{PemPair, self_signed, self_signed_within},

@@ -1,3 +1,5 @@
+//! Tests of `net/frames`.
+
 use super::*;
 
 fn frame(kind: u8, stream: u8, payload: &[u8]) -> Vec<u8> {

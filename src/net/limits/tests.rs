@@ -1,3 +1,5 @@
+//! The bounds of one address, by table.
+
 use super::*;
 
 fn client(address: &str) -> Client {

@@ -1,3 +1,5 @@
+//! The listener on real sockets.
+
 use super::*;
 use crate::net::{
     answer::Progress,

@@ -1,3 +1,5 @@
+//! Handshakes: who is accepted, and why.
+
 use super::*;
 use crate::net::fixture::{node, pair};
 use rustls::{ClientConnection, ServerConnection};

@@ -1,3 +1,5 @@
+//! Tests of `store/batch`.
+
 use super::*;
 
 const PEER: PeerId = PeerId(1);

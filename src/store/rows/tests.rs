@@ -1,3 +1,5 @@
+//! Tests of `store/rows`.
+
 use super::*;
 
 #[test]

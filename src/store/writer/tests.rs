@@ -1,3 +1,5 @@
+//! Tests of `store/writer`.
+
 use super::*;
 use crate::{
     store::{

@@ -1,3 +1,5 @@
+//! Tests of `net/hrpc/client`.
+
 use super::super::{IDENTIFIER, tests::key};
 use super::*;
 use crate::proto::protocol::{auth::v1::KeyResponse, harmonytypes::v1::Error as HrpcError};

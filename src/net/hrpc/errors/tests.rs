@@ -1,3 +1,5 @@
+//! Tests of `net/hrpc/errors`.
+
 use super::*;
 use proptest::prelude::*;
 

@@ -1,3 +1,5 @@
+//! Tests of `net/hrpc/methods`.
+
 use super::*;
 use prost_types::{FileDescriptorProto, MethodDescriptorProto, ServiceDescriptorProto};
 

@@ -1,3 +1,5 @@
+//! Tests of `net/hrpc/server`.
+
 use super::super::tests::{methods, node};
 use super::*;
 use crate::proto::protocol::harmonytypes::v1::Error as HrpcError;

@@ -1,3 +1,5 @@
+//! Tests of `net/hrpc/wire`.
+
 use super::*;
 use http_body_util::{Full, StreamBody};
 use proptest::prelude::*;
