@@ -141,9 +141,29 @@ impl World {
         self.fault(at, Fault::Restore { node });
         self.fault(at + down, Fault::Start { node });
         // What is stored after it must not be lost.
-        let to = (node + 1 + self.rng.index(self.all() - 1)) % self.all();
+        let peer = (node + 1 + self.rng.index(self.all() - 1)) % self.all();
         let (soon, events) = (self.rng.between(0, 5_000), self.rng.between(1, 6));
-        self.plan_at(at + down + soon, Happening::Client { from: node, to, events });
+        self.plan_at(at + down + soon, Happening::Client { from: node, to: peer, events });
+        if self.rng.chance(50) {
+            self.plan_restore_amid_traffic(node, peer, backup, at);
+        }
+    }
+
+    /// Messages of the life before the restore arrive in the life after it.
+    fn plan_restore_amid_traffic(&mut self, node: usize, peer: usize, backup: Ms, at: Ms) {
+        for _ in 0..self.rng.between(1, 4) {
+            let when = self.rng.between(backup.max(at.saturating_sub(4_000)), at + 3_000);
+            let events = self.rng.between(1, 4);
+            let here = Side { node, peer };
+            let Side { node: from, peer: to } = if self.rng.chance(70) { here } else { self.some_side() };
+            self.plan_at(when, Happening::Client { from, to, events });
+        }
+        let link = Link { cut: None, slow: self.rng.between(500, 4_000) };
+        for (from, to) in [(node, peer), (peer, node)] {
+            self.fault(at.saturating_sub(2_000), Fault::SetLink { from, to, link });
+            self.fault(at + 6_000, Fault::SetLink { from, to, link: Link::default() });
+        }
+        self.fault(at + 50, Fault::Start { node });
     }
 
     fn plan_operator(&mut self) {

@@ -229,7 +229,14 @@ impl World {
                 let log = &mut self.nodes[node].disk.peers[op.peer].log;
                 self.oracle.applied(node, log, serials, false);
             }
-            Outcome::Dropped { killed, .. } => killed.iter().for_each(|&serial| self.oracle.event(serial).died = true),
+            Outcome::Dropped { killed, .. } => {
+                let dropped = matches!(op.change, Change::Drop { .. });
+                for &serial in killed {
+                    let event = self.oracle.event(serial);
+                    event.died = true;
+                    event.dropped |= dropped;
+                }
+            }
             Outcome::Added => {
                 self.oracle.see(Sight::AddedAgain);
                 self.oracle.added_again.push((node, op.peer, self.now));

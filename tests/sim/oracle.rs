@@ -111,8 +111,10 @@ pub struct Event {
     /// The client was told that it is safe; the millisecond.
     pub acknowledged: Option<u64>,
     pub in_backup: bool,
-    /// It was a dead letter at some time.
+    /// It was a dead letter at some time …
     pub died: bool,
+    /// … because the operator dropped it while its peer stayed.
+    pub dropped: bool,
 }
 
 /// The one restore of a world.
@@ -146,7 +148,15 @@ impl Oracle {
     }
 
     pub fn new_event(&mut self, from: usize, to: usize) -> Serial {
-        self.events.push(Event { from, to, number: 0, acknowledged: None, in_backup: false, died: false });
+        self.events.push(Event {
+            from,
+            to,
+            number: 0,
+            acknowledged: None,
+            in_backup: false,
+            died: false,
+            dropped: false,
+        });
         self.next_serial() - 1
     }
 
@@ -201,10 +211,17 @@ impl Oracle {
         }
     }
 
-    /// Was this event, neither applied nor dead, lost by the restore of its receiver
-    /// in a way the sender wrote down or cannot know?
+    /// Was this event, neither applied nor dead, lost by a restore in a way its
+    /// sender wrote down or cannot know?
     pub fn excused(&self, event: &Event, holes: &[(u64, u64)]) -> bool {
-        let Some(restore) = self.restore.filter(|restore| restore.node == event.to) else { return false };
+        let Some(restore) = self.restore else { return false };
+        if restore.node == event.from {
+            // The backup undid the operator's word, but the stream had gone past the row.
+            return event.dropped;
+        }
+        if restore.node != event.to {
+            return false;
+        }
         let acknowledged = event.acknowledged.unwrap_or(u64::MAX);
         if acknowledged > restore.at {
             return false;
