@@ -9,190 +9,23 @@
 //! Call order: any `handle` or `push_arrived`, then `poll` until `None`, then
 //! wait for `deadline` or the next input.
 
+mod port;
+mod schedule;
+
+pub use port::{Action, Arrival, Because, Call, Failure, Heard, Input, Kind, Saved, State};
+pub use schedule::Retry;
+
 use super::stream::Mark;
 use std::{
     collections::VecDeque,
     time::{Duration, Instant},
 };
 
-/// The schedule. All jitter is drawn from the machine's seed.
-#[derive(Debug, Clone)]
-pub struct Retry {
-    /// Retries after the first try before the peer is Queued.
-    pub retries: u32,
-    /// The first retry is at once, the second within this time, then doubling.
-    pub base: Duration,
-    pub max: Duration,
-    /// Between two Pulls of a healthy peer, ± 10 %.
-    pub pull_interval: Duration,
-}
-
-/// A receiver cannot put off retries further than this.
-const RETRY_AFTER_MAX: Duration = Duration::from_secs(60);
-/// Pulls of a failing peer: from here, doubling, up to the Pull interval …
-const PULL_BACKOFF_BASE: Duration = Duration::from_secs(1);
-/// … and to this once it has failed for an hour.
-const PULL_BACKOFF_LONG: Duration = Duration::from_secs(15 * 60);
-const LONG_FAILING: Duration = Duration::from_secs(60 * 60);
 /// Two Pulls that find nothing are never closer than this, whatever the peer
 /// claims to have waiting.
 const PULL_GAP: Duration = Duration::from_secs(1);
 /// Answers to a stock peer that are not settled; the oldest is given up first.
 const OFFERS_MAX: usize = 4;
-
-/// What the peer is, as far as it has shown.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum Kind {
-    #[default]
-    Unknown,
-    /// A Harmony server that knows nothing of positions and states.
-    Stock,
-    /// A pillarbox.
-    Ours,
-}
-
-/// What the store remembers of the stream to this peer.
-#[derive(Debug, Clone, Copy, Default)]
-pub struct Saved {
-    pub kind: Kind,
-    /// Epoch of our stream to it, and the last row known to be applied there.
-    pub settled: Mark,
-    /// Number of the newest row that waits, 0 when none does.
-    pub newest: u64,
-    pub queued: bool,
-    pub held: bool,
-}
-
-/// A state the peer told, and what we know of the row at its mark.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Heard {
-    pub mark: Mark,
-    /// Id of our row to this peer with that number, waiting or dead; `None`:
-    /// there is none.
-    pub id_here: Option<u64>,
-}
-
-/// Why a call to the peer failed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Failure {
-    /// May go well next time. The peer may ask for patience.
-    Transient { retry_after: Option<Duration> },
-    /// No retry cures it: unauthenticated, denied, unimplemented.
-    Refused,
-    /// Our own store could not take what the peer gave. Not the peer's fault.
-    Local,
-}
-
-/// Names one answered Pull of the peer.
-pub type Call = u64;
-
-#[derive(Debug, Clone, Copy)]
-pub enum Input {
-    /// Rows were committed; this is the newest one's number.
-    Stored {
-        newest: u64,
-    },
-    /// Rows were dropped or expired; `newest` is what is left, 0: nothing.
-    Dropped {
-        newest: u64,
-    },
-    /// There was no row to push or to offer.
-    Empty,
-    /// The Push of this row was answered well, `heard` by a peer of ours.
-    Pushed {
-        number: u64,
-        id: u64,
-        heard: Option<Heard>,
-    },
-    PushFailed(Failure),
-    /// A Forget or an epoch is on disk.
-    Saved(Mark),
-    /// The peer asks for what waits. `waiting`: rows wait for us there.
-    PullAsked {
-        call: Call,
-        heard: Option<Heard>,
-        waiting: bool,
-    },
-    /// The answer to `call` holds the rows through this one; `all`: no more
-    /// waited when it was made.
-    Offered {
-        call: Call,
-        number: u64,
-        id: u64,
-        all: bool,
-    },
-    /// The answer reached a stock peer.
-    AnswerSettled {
-        call: Call,
-    },
-    /// The answer may not have reached it.
-    AnswerBroken {
-        call: Call,
-    },
-    /// Our Pull was answered and its rows, if any, are applied and committed.
-    Pulled {
-        heard: Option<Heard>,
-        rows: bool,
-    },
-    PullFailed(Failure),
-    /// A Push of the peer was applied or refused.
-    PushTaken,
-    /// What `Key` says the peer is.
-    Learnt(Kind),
-    Hold(bool),
-    /// The operator wants a Pull now and, with `push`, Queued to end.
-    RetryNow {
-        push: bool,
-    },
-    Tick,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Action {
-    /// Send the first row after this mark; report `Pushed`, `PushFailed`, or
-    /// `Empty` if there is none.
-    Push { after: Mark },
-    /// Pull the peer; `waiting`: say that rows wait for it. Report `Pulled` or
-    /// `PullFailed`.
-    Pull { waiting: bool },
-    /// Answer the Pull with rows after the mark, then report `Offered`, or
-    /// `Empty` if there is none; `None`: answer empty, nothing to report.
-    Answer { call: Call, after: Option<Mark> },
-    /// Delete the rows up to the mark and save it; report `Saved`.
-    Forget { through: Mark },
-    /// Save the mark, delete nothing; report `Saved`. A new epoch must be on
-    /// disk before a row leaves under it.
-    Save { mark: Mark, because: Because },
-    /// Save whether the peer is Queued; nothing to report.
-    SaveQueued(bool),
-}
-
-/// Why a stream's mark was set other than by delivery.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Because {
-    /// The peer lost rows it had applied: those after `from`, through
-    /// `through`, are a hole there.
-    PeerRestored { from: u64, through: u64 },
-    /// The peer knows rows we do not: *we* came from a backup.
-    WeWereRestored,
-}
-
-/// What becomes of a Push that arrived.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Arrival {
-    Apply,
-    /// After the Pull that is under way.
-    Wait,
-    /// One waits already.
-    Refuse,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum State {
-    Live,
-    Retrying { failed: u32, at: Instant },
-    Queued,
-}
 
 #[derive(Debug, Clone, Copy)]
 struct Offer {
@@ -469,19 +302,15 @@ impl Delivery {
             State::Retrying { failed, .. } => failed + 1,
             State::Queued => return,
         };
-        let wait = match failure {
+        let asked = match failure {
             Failure::Refused => return self.go_queued(),
-            Failure::Transient { retry_after } => retry_after.unwrap_or_default().min(RETRY_AFTER_MAX),
-            Failure::Local => Duration::ZERO,
+            Failure::Transient { retry_after } => retry_after,
+            Failure::Local => None,
         };
         if failed > self.retry.retries {
             return self.go_queued();
         }
-        let ceiling = match failed {
-            1 => Duration::ZERO,
-            n => self.retry.base.saturating_mul(1 << (n - 2).min(20)).min(self.retry.max),
-        };
-        let at = now + jitter_below(&mut self.random, ceiling).max(wait);
+        let at = now + self.retry.attempt_wait(failed, asked, &mut self.random);
         self.state = State::Retrying { failed, at };
     }
 
@@ -635,7 +464,7 @@ impl Delivery {
         self.push_waits = false;
         self.on_call_of_peer(now);
         if let (Pull::Idle { next }, false) = (&mut self.pull, self.pull_urgent) {
-            *next = now + jitter_around(&mut self.random, self.retry.pull_interval);
+            *next = now + self.retry.pull_wait(&mut self.random);
         }
     }
 
@@ -646,7 +475,7 @@ impl Delivery {
         self.pull_failing_since = None;
         self.pulled_once = true;
         self.last_empty_pull = (!rows).then_some(now);
-        let wait = if rows { Duration::ZERO } else { jitter_around(&mut self.random, self.retry.pull_interval) };
+        let wait = if rows { Duration::ZERO } else { self.retry.pull_wait(&mut self.random) };
         self.pull = Pull::Idle { next: now + wait };
         match heard {
             Some(heard) => {
@@ -670,14 +499,8 @@ impl Delivery {
         let was_attempt = std::mem::take(&mut self.pull_is_attempt);
         self.pull_failures = self.pull_failures.saturating_add(1);
         let since = *self.pull_failing_since.get_or_insert(now);
-        let long = now.saturating_duration_since(since) >= LONG_FAILING;
-        let ceiling = match long {
-            true => PULL_BACKOFF_LONG.max(self.retry.pull_interval),
-            false => {
-                PULL_BACKOFF_BASE.saturating_mul(1 << (self.pull_failures - 1).min(16)).min(self.retry.pull_interval)
-            }
-        };
-        let wait = ceiling / 2 + jitter_below(&mut self.random, ceiling / 2);
+        let failing_for = now.saturating_duration_since(since);
+        let wait = self.retry.pull_back_off(self.pull_failures, failing_for, &mut self.random);
         self.pull = Pull::Idle { next: now + wait };
         if was_attempt {
             self.on_attempt_failed(now, failure);
@@ -695,26 +518,6 @@ impl Delivery {
             State::Queued | State::Live => {}
         }
     }
-}
-
-/// Uniform in 0..=ceiling ("full jitter").
-fn jitter_below(random: &mut u64, ceiling: Duration) -> Duration {
-    let nanos = u64::try_from(ceiling.as_nanos()).unwrap_or(u64::MAX - 1);
-    Duration::from_nanos(next_random(random) % (nanos + 1))
-}
-
-/// Uniform in 90 % to 110 % of the interval.
-fn jitter_around(random: &mut u64, interval: Duration) -> Duration {
-    interval.mul_f64(0.9) + jitter_below(random, interval / 5)
-}
-
-/// SplitMix64 (Steele, Lea, Flood 2014): spreads retries, keeps no secret.
-fn next_random(state: &mut u64) -> u64 {
-    *state = state.wrapping_add(0x9e37_79b9_7f4a_7c15);
-    let mut z = *state;
-    z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-    z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-    z ^ (z >> 31)
 }
 
 #[cfg(test)]
