@@ -122,7 +122,9 @@ impl Node {
         let ids: Vec<ServerId> = [server_id.clone()].into_iter().chain(former_ids.iter().cloned()).collect();
         let certificate = Certificate::new(&config, &ids, &key)?;
         let renaming = certificate.clone();
-        let stop = CancellationToken::new();
+        let (closing, stop, tasks) = (CancellationToken::new(), CancellationToken::new(), TaskTracker::new());
+        // Whatever was started ends, should a later step fail.
+        let undo = (closing.clone().drop_guard(), stop.clone().drop_guard());
         let federation = Federation::start(Parts {
             config: config.federation.clone(),
             store: store.clone(),
@@ -136,7 +138,6 @@ impl Node {
         })
         .await?;
 
-        let (closing, tasks) = (CancellationToken::new(), TaskTracker::new());
         let tokens = Tokens::new(store.clone());
         tasks.spawn(tokens.clone().run(stop.clone()));
         let socket = config.data_dir.join("admin.sock");
@@ -161,6 +162,8 @@ impl Node {
         if let Some(certificate) = certificate.clone() {
             tasks.spawn(certificate.watch(stop.clone()));
         }
+        undo.0.disarm();
+        undo.1.disarm();
         let ready = Ready { server_id, listen: address, key: key.public(), tls: config.tls.mode };
         tracing::info!(server_id = %ready.server_id, listen = %ready.listen, "ready");
         Ok(Self {

@@ -239,7 +239,7 @@ impl Admin for Service {
     async fn retry_peer(&self, request: Request<RetryPeerRequest>) -> Result<Response<PeerDetail>, Status> {
         let RetryPeerRequest { server_id, push } = request.into_inner();
         let peer = self.peer(&server_id)?;
-        self.federation.retry(&peer, push)?;
+        self.federation.retry(&peer, push).await?;
         Ok(Response::new(self.detail(&peer).await?))
     }
 

@@ -56,7 +56,7 @@ pub enum Command {
     RetryNow {
         push: bool,
     },
-    /// Rows were taken out of the queue: look what is left.
+    /// The queue changed in a way nobody could say: look what is in it.
     LookAgain,
     Learnt(Kind),
     /// The peer is to be reached elsewhere.

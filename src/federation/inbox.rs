@@ -120,3 +120,6 @@ pub fn effect_of_sending(peer: PeerId, body: &Bytes) -> Option<Change> {
         _ => None,
     }
 }
+
+#[cfg(test)]
+mod tests;

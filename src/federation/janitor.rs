@@ -84,7 +84,7 @@ async fn expire(inner: &Inner, peer: &Peer) -> Result<(), Error> {
         }
     }
     tracing::warn!(peer = %peer.server_id(), events = total, "events waited too long and became dead letters");
-    peer.command(Command::LookAgain)
+    peer.tell(Command::LookAgain).await
 }
 
 /// Makes dead letters of all rows that wait for a peer; returns how many.

@@ -169,7 +169,11 @@ impl Federation {
             op.push(Change::Enqueue { peer: peer.row_id(), id, stored_at: now, body });
             op.changes.extend(effect);
         }
-        let done = inner.store.submit(op).await.inspect_err(|_| peer.release(count, bytes))?;
+        let done = inner.store.submit(op).await.inspect_err(|_| {
+            peer.release(count, bytes);
+            // After a failed commit the rows may be there all the same.
+            let _ = peer.command(driver::Command::LookAgain);
+        })?;
         inner.metrics.events_stored.inc_by(count);
         peer.stored(done.numbers.end.saturating_sub(1));
         Ok(done.numbers.start)

@@ -76,8 +76,8 @@ impl Federation {
     }
 
     /// Pulls now; with `push`, ends Queued.
-    pub fn retry(&self, peer: &Peer, push: bool) -> Result<(), Error> {
-        peer.command(Command::RetryNow { push })
+    pub async fn retry(&self, peer: &Peer, push: bool) -> Result<(), Error> {
+        peer.tell(Command::RetryNow { push }).await
     }
 
     pub async fn hold(&self, peer: &Peer, held: bool) -> Result<Arc<Peer>, Error> {
@@ -111,7 +111,7 @@ impl Federation {
         {
             return Err(Error::NotFound(format!("no event waits for {} under number {number}", peer.server_id())));
         }
-        peer.command(Command::LookAgain)?;
+        peer.tell(Command::LookAgain).await?;
         Ok(rows)
     }
 

@@ -33,6 +33,8 @@ pub use crate::store::PeerTransport as Transport;
 
 /// Commands that wait for a peer's driver.
 pub const COMMANDS_MAX: usize = 32;
+/// A driver takes its commands between two steps.
+const TELL_PATIENCE: Duration = Duration::from_secs(5);
 /// A bound token cannot be used again within the time window around it.
 const NONCE_KEPT: Duration = Duration::from_secs(150);
 const NONCES_MAX: usize = 65_536;
@@ -160,6 +162,13 @@ impl Peer {
         less(&self.queued_bytes, bytes);
     }
 
+    /// Sets what waits to what was counted in the store. Room that is being
+    /// taken at this moment is left out: the bound is off by that much for a while.
+    pub(super) fn recount(&self, queued: (u64, u64)) {
+        self.queued_events.store(queued.0, Relaxed);
+        self.queued_bytes.store(queued.1, Relaxed);
+    }
+
     /// Events and bytes that wait.
     pub fn queued(&self) -> (u64, u64) {
         (self.queued_events.load(Relaxed), self.queued_bytes.load(Relaxed))
@@ -188,6 +197,14 @@ impl Peer {
             }
             mpsc::error::TrySendError::Closed(_) => Error::unavailable("the peer is being removed, or the node stops"),
         })
+    }
+
+    /// Hands over the operator's word, which waits its turn.
+    pub(super) async fn tell(&self, command: Command) -> Result<(), Error> {
+        match self.commands.send_timeout(command, TELL_PATIENCE).await {
+            Ok(()) => Ok(()),
+            Err(_) => Err(Error::unavailable(format!("{} is busy or being removed; try again", self.server_id()))),
+        }
     }
 
     /// Asks the driver and waits for its answer, at most `patience`.

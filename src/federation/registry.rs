@@ -113,6 +113,11 @@ impl Registry {
         map.by_id.get(id).or_else(|| map.former.get(id)).cloned()
     }
 
+    /// The peer that goes by this id now.
+    fn named(&self, id: &ServerId) -> Option<Arc<Peer>> {
+        self.map.read().unwrap_or_else(PoisonError::into_inner).by_id.get(id).cloned()
+    }
+
     /// The peer that said it will go by this id.
     pub(super) fn expected(&self, id: &ServerId) -> Option<Arc<Peer>> {
         self.map.read().unwrap_or_else(PoisonError::into_inner).expected.get(id).cloned()

@@ -38,6 +38,9 @@ use tonic_types::StatusExt;
 
 /// An idle connection costs memory at both ends.
 pub const IDLE: Duration = Duration::from_secs(60);
+/// Connecting, of a call's time: of a peer that is well, and of one that is not.
+const DIAL: Duration = Duration::from_secs(8);
+const FAILING_DIAL: Duration = Duration::from_secs(4);
 /// A Pull answer of a stock peer is everything it had.
 const ANSWER_MAX: usize = 64 << 20;
 /// What `KeyResponse.speaks` says of a server that knows positions and states.
@@ -210,12 +213,16 @@ impl Remote {
                 return Ok(open.clone());
             }
         }
-        // A peer that fails must not take connections from those that answer.
-        let _place = match self.peer.is_failing() {
-            true => Some(self.inner.failing_attempts.acquire().await.map_err(|_| CallError::transient("stopping"))?),
-            false => None,
+        // A peer that fails must not take connections from those that answer,
+        // and not long from others that fail.
+        let (_place, patience) = match self.peer.is_failing() {
+            true => {
+                let place = self.inner.failing_attempts.acquire().await;
+                (Some(place.map_err(|_| CallError::transient("stopping"))?), FAILING_DIAL)
+            }
+            false => (None, DIAL),
         };
-        let link = self.inner.dialer.dial(&self.peer.target(), deadline).await?;
+        let link = self.inner.dialer.dial(&self.peer.target(), deadline.min(Instant::now() + patience)).await?;
         let transport = match self.peer.transport() {
             // Why it fails may be that it speaks something else now.
             _ if self.peer.is_failing() => self.introduce(&link).await?,

@@ -97,6 +97,7 @@ impl Saver {
 /// Commits, however often it takes; gives the room of settled rows back.
 pub async fn commit(inner: &Inner, peer: &Peer, op: Op) {
     let mut pause = Pause::new();
+    let mut failed = false;
     loop {
         match inner.store.submit(op.clone()).await {
             Ok(done) => {
@@ -104,10 +105,15 @@ pub async fn commit(inner: &Inner, peer: &Peer, op: Op) {
                     peer.release(gone.rows, gone.bytes);
                     inner.metrics.events_settled.inc_by(gone.rows);
                 }
+                if failed && let Ok(total) = inner.store.outbox_total(peer.row_id()).await {
+                    // A commit that failed may have deleted the rows after all.
+                    peer.recount(total.map_or((0, 0), |total| (total.rows, total.bytes)));
+                }
                 return;
             }
             Err(error) => tracing::warn!(peer = %peer.server_id(), %error, "delivery cannot be recorded; trying on"),
         }
+        failed = true;
         pause.wait().await;
     }
 }
@@ -126,3 +132,6 @@ impl Pause {
         self.0 = (self.0 * 2).min(Duration::from_secs(5));
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -104,3 +104,6 @@ pub fn pull_response(body: Bytes) -> Result<PullAnswer, String> {
         .collect::<Result<_, String>>()?;
     Ok(PullAnswer { state: mark(response.state)?, rows })
 }
+
+#[cfg(test)]
+mod tests;

@@ -52,6 +52,18 @@ fn out_row((number, peer, id, stored_at, body): OutColumns) -> OutRow {
     }
 }
 
+type QueueColumns = (i64, i64, i64, i64, i64);
+
+fn queue_total((peer, rows, bytes, oldest, newest): QueueColumns) -> QueueTotal {
+    QueueTotal {
+        peer: PeerId(peer),
+        rows: unbits(rows),
+        bytes: unbits(bytes),
+        oldest: unbits(oldest),
+        newest: unbits(newest),
+    }
+}
+
 impl Store {
     /// The rows of a peer after a number, oldest first: at most `max_rows`,
     /// and no more than `max_bytes` of bodies unless the first alone has more.
@@ -93,30 +105,25 @@ impl Store {
 
     /// What waits, for every peer that has something waiting.
     pub async fn outbox_totals(&self) -> Result<Vec<QueueTotal>, Error> {
-        let found: Vec<(i64, i64, i64, i64, i64)> = sqlx::query_as(
+        let found: Vec<QueueColumns> = sqlx::query_as(
             "SELECT peer, count(*), sum(size), min(number), max(number) FROM outbox GROUP BY peer ORDER BY peer",
         )
         .fetch_all(&self.readers)
         .await
         .map_err(error)?;
-        let total = |(peer, rows, bytes, oldest, newest)| QueueTotal {
-            peer: PeerId(peer),
-            rows: unbits(rows),
-            bytes: unbits(bytes),
-            oldest: unbits(oldest),
-            newest: unbits(newest),
-        };
-        Ok(found.into_iter().map(total).collect())
+        Ok(found.into_iter().map(queue_total).collect())
     }
 
-    /// The number of the newest row that waits for a peer.
-    pub async fn outbox_newest(&self, peer: PeerId) -> Result<Option<u64>, Error> {
-        let found: Option<i64> = sqlx::query_scalar("SELECT max(number) FROM outbox WHERE peer = $1")
-            .bind(peer.0)
-            .fetch_one(&self.readers)
-            .await
-            .map_err(error)?;
-        Ok(found.map(unbits))
+    /// What waits for one peer; `None`: nothing.
+    pub async fn outbox_total(&self, peer: PeerId) -> Result<Option<QueueTotal>, Error> {
+        let found: Option<QueueColumns> = sqlx::query_as(
+            "SELECT peer, count(*), sum(size), min(number), max(number) FROM outbox WHERE peer = $1 GROUP BY peer",
+        )
+        .bind(peer.0)
+        .fetch_optional(&self.readers)
+        .await
+        .map_err(error)?;
+        Ok(found.map(queue_total))
     }
 
     /// The random id of the row a peer was sent under a number, as long as the

@@ -250,6 +250,8 @@ async fn totals_count_what_waits_for_each_peer() {
     let peer = QueueTotal { peer: PEER, rows: 2, bytes: 5, oldest: 1, newest: 3 };
     let other = QueueTotal { peer: OTHER, rows: 1, bytes: 1, oldest: 2, newest: 2 };
     assert_eq!(store.outbox_totals().await.unwrap(), [peer, other]);
+    assert_eq!(store.outbox_total(OTHER).await.unwrap(), Some(other));
+    assert_eq!(store.outbox_total(PeerId(77)).await.unwrap(), None);
 }
 
 #[tokio::test]

@@ -82,8 +82,11 @@ impl Driver {
 
     pub(super) async fn look_again(&mut self) {
         self.ahead.clear();
-        match self.inner.store.outbox_newest(self.row_id).await {
-            Ok(newest) => self.give(Input::Dropped { newest: newest.unwrap_or(0) }).await,
+        match self.inner.store.outbox_total(self.row_id).await {
+            Ok(total) => {
+                self.peer.recount(total.map_or((0, 0), |total| (total.rows, total.bytes)));
+                self.give(Input::Dropped { newest: total.map_or(0, |total| total.newest) }).await;
+            }
             Err(error) => tracing::warn!(peer = %self.peer.server_id(), %error, "the queue cannot be read"),
         }
     }

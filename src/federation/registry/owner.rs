@@ -112,7 +112,7 @@ impl Owner {
                 let found = self.known(inner, peer)?;
                 let was = found.row();
                 self.put(inner, &found, was.clone(), PeerRow { held, ..was }).await?;
-                found.command(Command::Hold(held))?;
+                found.tell(Command::Hold(held)).await?;
                 Ok(found)
             }
             Edit::Remove { peer } => self.remove(inner, peer).await,
@@ -139,7 +139,7 @@ impl Owner {
 
     async fn add(&mut self, inner: &Arc<Inner>, add: AddPeer) -> Result<Arc<Peer>, Error> {
         let given = add.key.map(|key| PeerKey { key, origin: KeyOrigin::Operator });
-        if let Some(peer) = inner.registry.find(&add.server_id) {
+        if let Some(peer) = inner.registry.named(&add.server_id) {
             let was = peer.row();
             let row = PeerRow {
                 origin: PeerOrigin::Operator,
@@ -199,7 +199,9 @@ impl Owner {
         inner.store.submit(op).await?;
         self.rows.insert(id, row.clone());
         tracing::info!(peer = %row.server_id, "peer added");
-        Ok(self.start(inner, row, stream, applied, None, Duration::ZERO))
+        // A crash while the peer was being removed may have left some of its queue.
+        let queue = inner.store.outbox_total(id).await?;
+        Ok(self.start(inner, row, stream, applied, queue, Duration::ZERO))
     }
 
     fn start(
