@@ -66,9 +66,10 @@ impl Drop for Starting {
     }
 }
 
-/// The log of the node on `dir`, of all its runs.
+/// The log of the node on `dir`, of all its runs. It lies beside the directory:
+/// what befalls that one must not befall the log.
 pub fn log(dir: &Path) -> String {
-    std::fs::read_to_string(dir.join("stderr.log")).unwrap_or_default()
+    std::fs::read_to_string(dir.with_extension("log")).unwrap_or_default()
 }
 
 /// A running node; killed when it is dropped. The directory stays.
@@ -96,7 +97,7 @@ impl NodeProcess {
     /// fails its writes instead of ending it.
     pub fn spawn(dir: &Path, settings: &[(&str, &str)]) -> Starting {
         std::fs::create_dir_all(dir).unwrap();
-        let log = File::options().create(true).append(true).open(dir.join("stderr.log")).unwrap();
+        let log = File::options().create(true).append(true).open(dir.with_extension("log")).unwrap();
         let mut command = bare(Command::new("sh"));
         command.args(["-c", r#"trap "" XFSZ; exec "$@""#, "sh", BINARY, "serve", "--data-dir"]);
         command.arg(dir).env("PILLARBOX_LISTEN", "127.0.0.1:0");
