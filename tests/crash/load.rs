@@ -17,7 +17,11 @@ use std::{
     },
     time::{Duration, Instant},
 };
-use tokio::{runtime::Runtime, task::JoinHandle, time::timeout};
+use tokio::{
+    runtime::Runtime,
+    task::{JoinHandle, JoinSet},
+    time::timeout,
+};
 use tokio_util::sync::CancellationToken;
 use tonic::{Code, Request};
 
@@ -128,6 +132,27 @@ impl Door {
         request.metadata_mut().insert("authorization", format!("Bearer {}", self.token).parse().unwrap());
         request
     }
+}
+
+/// Callers that send one event each and are gone once the first of them got
+/// its answer, connection and all; what they know.
+pub fn give_up(door: &Door, writers: std::ops::Range<u64>) -> Vec<Ledger> {
+    Runtime::new().unwrap().block_on(async {
+        let dialer = Dialer::new(&DialConfig { allow_private_addresses: true, ca_file: None }).unwrap();
+        let client = door.open(&dialer).await.unwrap();
+        let mut calls = JoinSet::new();
+        for writer in writers.clone() {
+            let (mut client, request) = (client.clone(), door.request(vec![event(writer, 0).into()]));
+            calls.spawn(async move { (writer, client.send(request).await) });
+        }
+        let (first, answer) = timeout(DEADLINE, calls.join_next()).await.unwrap().unwrap().unwrap();
+        answer.unwrap();
+        drop(calls);
+        dialer.shutdown().await;
+        let acknowledged = |writer| if writer == first { vec![0] } else { vec![] };
+        let ledger = |writer| Ledger { writer, tried: 1, acknowledged: acknowledged(writer), ..Ledger::default() };
+        writers.map(ledger).collect()
+    })
 }
 
 /// Writers at work.
