@@ -4,6 +4,7 @@
 //! Real processes over real TLS. What was acknowledged is held against what the
 //! stores say in the end. `CRASH_SEED=n` repeats a run's choices, `CRASH_KILLS=n`
 //! makes it longer.
+#![allow(clippy::unwrap_used)] // a test that cannot go on says where
 
 #[path = "common/process.rs"]
 mod process;

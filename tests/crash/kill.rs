@@ -1,6 +1,6 @@
 //! `kill -9` of sender and receiver under load.
 
-use super::load::{Door, Load, Pair, QUICK, give_up};
+use super::load::{Door, Load, Pair, QUICK, give_up, pause};
 use crate::process::NodeProcess;
 use std::time::Duration;
 
@@ -28,7 +28,7 @@ fn restart(node: &mut NodeProcess, dice: &mut Dice, kills: &mut u64) {
     while dice.below(4) == 0 {
         let starting = NodeProcess::spawn(node.dir(), QUICK);
         // Somewhere between exec and ready.
-        std::thread::sleep(Duration::from_millis(dice.below(60)));
+        pause(Duration::from_millis(dice.below(60)));
         starting.kill();
         *kills += 1;
     }

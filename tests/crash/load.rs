@@ -32,6 +32,12 @@ pub const DEADLINE: Duration = Duration::from_secs(60);
 pub const QUICK: &[(&str, &str)] =
     &[("FEDERATION__PULL_INTERVAL", "1s"), ("FEDERATION__RETRY_BASE", "20ms"), ("FEDERATION__RETRY_MAX", "200ms")];
 
+/// On a thread of the test's own, for looking again and for killing at random.
+#[allow(clippy::disallowed_methods)] // no runtime's worker is stopped by it
+pub fn pause(time: Duration) {
+    std::thread::sleep(time);
+}
+
 /// Waits for what must come true.
 pub fn eventually<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
     let deadline = Instant::now() + DEADLINE;
@@ -40,7 +46,7 @@ pub fn eventually<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
             return found;
         }
         assert!(Instant::now() < deadline, "in vain: {what}");
-        std::thread::sleep(Duration::from_millis(10));
+        pause(Duration::from_millis(10));
     }
 }
 
@@ -66,7 +72,7 @@ impl Pair {
             while !is_done(node, other, &mut last) {
                 let logs = || format!("{}\n--- the other\n{}", log(node.dir()), log(other.dir()));
                 assert!(Instant::now() < deadline, "never done: {last:?}\n{}", logs());
-                std::thread::sleep(Duration::from_millis(20));
+                pause(Duration::from_millis(20));
             }
         }
     }

@@ -1,6 +1,6 @@
 //! What a node finds when it starts, and the signals that end it.
 
-use super::load::{Door, Load, Pair, QUICK, eventually, fares};
+use super::load::{DEADLINE, Door, Load, Pair, QUICK, eventually, fares, pause};
 use crate::process::{NodeProcess, Starting, log};
 use rustix::process::Signal;
 use std::{
@@ -95,7 +95,7 @@ fn sigkill_while_starting_is_harmless() {
     for at in 0..40 {
         // The first start of a directory, and later ones, cut at every 4 ms.
         let starting = NodeProcess::spawn(&a, QUICK);
-        std::thread::sleep(Duration::from_millis(at % 20 * 4));
+        pause(Duration::from_millis(at % 20 * 4));
         starting.kill();
         // The key is never half there, and never another one.
         let found = std::fs::read(a.join("node.key")).ok();
@@ -155,12 +155,12 @@ fn a_second_sigint_ends_the_process_at_once() {
     // while. Should the machine sleep through that while, it is tried again.
     for _ in 0..5 {
         let mut node = NodeProcess::start(&data, &[("TLS__MODE", "off")]);
-        let mut request = TcpStream::connect(&node.listen).unwrap();
+        let mut request = TcpStream::connect_timeout(&node.listen.parse().unwrap(), DEADLINE).unwrap();
         let head = "POST /protocol.auth.v1.AuthService/Key HTTP/1.1\r\nhost: localhost\r\n\
                     content-type: application/hrpc\r\nexpect: 100-continue\r\ncontent-length: 100\r\n\r\n";
         request.write_all(head.as_bytes()).unwrap();
         // The node asks for the body: the request is under way.
-        request.set_read_timeout(Some(super::load::DEADLINE)).unwrap();
+        request.set_read_timeout(Some(DEADLINE)).unwrap();
         request.read_exact(&mut [0; 12]).unwrap();
         let stops = || log(&data).matches("a second signal ends the process at once").count();
         let before = stops();
