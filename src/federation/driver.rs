@@ -109,6 +109,7 @@ pub struct Driver {
     inputs: VecDeque<Input>,
     saver: Saver,
     saving: bool,
+    pushing: bool,
     /// Rows after `ahead_of`, read but not settled.
     ahead: VecDeque<OutRow>,
     ahead_of: u64,
@@ -150,6 +151,7 @@ impl Driver {
             inputs: VecDeque::new(),
             saver,
             saving: false,
+            pushing: false,
             ahead: VecDeque::new(),
             ahead_of: 0,
             applied,
@@ -200,7 +202,7 @@ impl Driver {
         self.commands.close();
         let farewell = tokio::time::sleep(FAREWELL);
         tokio::pin!(farewell);
-        while self.machine.push_in_flight() || self.saving || self.applying {
+        while self.unfinished() {
             tokio::select! {
                 () = &mut farewell => {
                     tracing::warn!(peer = %self.peer.server_id(), "stopped with a call in flight");
@@ -210,6 +212,14 @@ impl Driver {
                 else => return,
             }
         }
+    }
+
+    /// What must not be cut off. The machine may already wish for the next call:
+    /// that one is not made any more.
+    fn unfinished(&self) -> bool {
+        // A stock peer forgets what it hands over.
+        let handed_over = self.pulling && self.machine.kind() != Kind::Ours;
+        self.pushing || self.saving || self.applying || handed_over
     }
 
     async fn on_command(&mut self, command: Command) {

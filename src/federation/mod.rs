@@ -169,14 +169,26 @@ impl Federation {
             op.push(Change::Enqueue { peer: peer.row_id(), id, stored_at: now, body });
             op.changes.extend(effect);
         }
-        let done = inner.store.submit(op).await.inspect_err(|_| {
-            peer.release(count, bytes);
-            // After a failed commit the rows may be there all the same.
-            let _ = peer.command(driver::Command::LookAgain);
-        })?;
-        inner.metrics.events_stored.inc_by(count);
-        peer.stored(done.numbers.end.saturating_sub(1));
-        Ok(done.numbers.start)
+        self.enqueue(peer, op, count, bytes).await
+    }
+
+    /// Commits an op with rows for `peer`, whose room is reserved, and wakes its
+    /// driver. A caller that goes away in the middle does not take the op back,
+    /// so what belongs to it is done without the caller. Returns the number of
+    /// the first row.
+    async fn enqueue(&self, peer: Arc<Peer>, op: Op, events: u64, bytes: u64) -> Result<u64, Error> {
+        let inner = self.0.clone();
+        let committed = self.0.tasks.spawn(async move {
+            let done = inner.store.submit(op).await.inspect_err(|_| {
+                peer.release(events, bytes);
+                // After a failed commit the rows may be there all the same.
+                let _ = peer.command(driver::Command::LookAgain);
+            })?;
+            inner.metrics.events_stored.inc_by(events);
+            peer.stored(done.numbers.end.saturating_sub(1));
+            Ok(done.numbers.start)
+        });
+        committed.await.map_err(Error::internal)?
     }
 }
 

@@ -146,9 +146,7 @@ impl Federation {
                 let stored_at = Millis::now();
                 let enqueue = Change::Enqueue { peer: letter.peer, id: row, stored_at, body: letter.body };
                 let op = Op::from(Change::DropDead { id }).with(enqueue);
-                let done = self.0.store.submit(op).await.inspect_err(|_| peer.release(1, bytes))?;
-                peer.stored(done.numbers.start);
-                Ok(done.numbers.start)
+                self.enqueue(peer, op, 1, bytes).await
             }
             Direction::In => {
                 let row = Row { position: None, body: letter.body };

@@ -169,8 +169,11 @@ fn reading(path: &Path) -> SqliteConnectOptions {
 /// SQLite's result code without its extension, if that is what went wrong.
 /// <https://www.sqlite.org/rescode.html>
 fn sqlite_code(cause: &sqlx::Error) -> Option<i32> {
-    let code = cause.as_database_error()?.code()?;
-    code.parse::<i32>().ok().map(|extended| extended & 0xff)
+    extended_code(cause).map(|extended| extended & 0xff)
+}
+
+fn extended_code(cause: &sqlx::Error) -> Option<i32> {
+    cause.as_database_error()?.code()?.parse().ok()
 }
 
 const SQLITE_BUSY: i32 = 5;
@@ -181,14 +184,20 @@ const SQLITE_FULL: i32 = 13;
 const SQLITE_CANTOPEN: i32 = 14;
 const SQLITE_TOOBIG: i32 = 18;
 const SQLITE_CONSTRAINT: i32 = 19;
+/// The index of the WAL cannot grow.
+const SQLITE_IOERR_SHMSIZE: i32 = SQLITE_IOERR | 19 << 8;
 
 /// The only place that makes a domain error of one of sqlx's.
 fn error(cause: sqlx::Error) -> Error {
     if cause.as_database_error().is_some_and(|e| e.is_unique_violation()) {
         return Error::Conflict("another row has this name or id already".into());
     }
+    let full = || Error::exhausted("disk full: the database cannot grow; free some space");
+    if extended_code(&cause) == Some(SQLITE_IOERR_SHMSIZE) {
+        return full();
+    }
     match (sqlite_code(&cause), &cause) {
-        (Some(SQLITE_FULL), _) => Error::exhausted("disk full: the database cannot grow; free some space"),
+        (Some(SQLITE_FULL), _) => full(),
         (Some(SQLITE_BUSY | SQLITE_LOCKED), _) => Error::unavailable("another process holds the database; try again"),
         (Some(SQLITE_READONLY), _) => Error::unavailable("the database is read-only; check its mode and mount"),
         (Some(SQLITE_IOERR | SQLITE_CANTOPEN), _) => {

@@ -39,6 +39,7 @@ impl Driver {
         let request = wire::push_request(position, row.body.clone());
         let remote = self.remote.clone();
         let (number, id) = (row.number, row.id);
+        self.pushing = true;
         self.jobs.spawn(async move {
             let result = remote.call(Method::Push, request, PUSH_PATIENCE).await;
             let result = result.and_then(|answer| wire::push_response(answer).map_err(CallError::transient));
@@ -56,6 +57,7 @@ impl Driver {
     }
 
     pub(super) async fn on_pushed(&mut self, number: u64, id: u64, result: Result<Option<Mark>, CallError>) {
+        self.pushing = false;
         self.called(&self.inner.metrics.pushes, result.as_ref().err());
         let input = match result {
             Err(error) => Input::PushFailed(error.failure),
