@@ -12,6 +12,15 @@ use std::{
 
 const BINARY: &str = env!("CARGO_BIN_EXE_pillarbox");
 
+/// The binary without settings of ours that whoever runs the tests has set.
+fn binary() -> Command {
+    let mut command = Command::new(BINARY);
+    for (name, _) in std::env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("PILLARBOX_")) {
+        command.env_remove(name);
+    }
+    command
+}
+
 /// A running node; killed when it is dropped. The directory stays.
 pub struct NodeProcess {
     child: Child,
@@ -30,7 +39,7 @@ impl NodeProcess {
     pub fn start(dir: &Path, settings: &[(&str, &str)]) -> Self {
         std::fs::create_dir_all(dir).unwrap();
         let log = File::options().create(true).append(true).open(dir.join("stderr.log")).unwrap();
-        let mut command = Command::new(BINARY);
+        let mut command = binary();
         command.args(["serve", "--data-dir"]).arg(dir).args(["--listen", "127.0.0.1:0"]);
         for (key, value) in settings {
             command.env(format!("PILLARBOX_{key}"), value);
@@ -63,7 +72,7 @@ impl NodeProcess {
 
     /// Runs a command against this node.
     pub fn run(&self, arguments: &[&str]) -> Output {
-        Command::new(BINARY).arg("--data-dir").arg(&self.dir).args(arguments).output().unwrap()
+        binary().arg("--data-dir").arg(&self.dir).args(arguments).output().unwrap()
     }
 
     /// Runs a command that must go well; its output.
