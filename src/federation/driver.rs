@@ -12,7 +12,7 @@ use super::{
     Inner,
     delivery::{Action, Because, Call, Delivery, Failure, Input, Kind, State},
     inbox::Row,
-    peers::{Page, Peer, PullAsked},
+    peers::{Page, Peer, PullAsked, Sent},
     remote::{CallError, Remote},
     save::{Save, Saver},
     stream::Mark,
@@ -97,6 +97,13 @@ struct Arrived {
     reply: oneshot::Sender<Result<Mark, Error>>,
 }
 
+/// An answer to a stock peer whose fate is open.
+struct OpenAnswer {
+    call: Call,
+    connection: u64,
+    sent: Sent,
+}
+
 pub struct Driver {
     inner: Arc<Inner>,
     peer: Arc<Peer>,
@@ -122,8 +129,7 @@ pub struct Driver {
     backlog: VecDeque<Arrived>,
     asked: Option<(PullAsked, oneshot::Sender<Result<Page, Error>>)>,
     calls: Call,
-    /// Answers to a stock peer whose fate is open, and their connection.
-    open_answers: Vec<(Call, u64)>,
+    open_answers: Vec<OpenAnswer>,
     noted_kind: Kind,
     stopping: bool,
 }
@@ -273,7 +279,7 @@ impl Driver {
                 self.give(Input::Saved(mark)).await;
             }
             Finished::Fate { call, arrived } => {
-                self.open_answers.retain(|(open, _)| *open != call);
+                self.open_answers.retain(|open| open.call != call);
                 let input = if arrived { Input::AnswerSettled { call } } else { Input::AnswerBroken { call } };
                 self.give(input).await;
             }

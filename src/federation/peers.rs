@@ -276,9 +276,23 @@ pub struct PullAsked {
 pub struct Evidence {
     /// Id of the connection.
     pub connection: u64,
+    sent: Sent,
+    ended: watch::Receiver<End>,
+}
+
+/// An answer on its way out.
+#[derive(Clone)]
+pub struct Sent {
     answer: Answer,
     progress: watch::Receiver<Progress>,
-    ended: watch::Receiver<End>,
+}
+
+impl Sent {
+    /// It was written whole and nobody has given it up. On a connection that
+    /// then carries another request it has arrived.
+    pub fn is_written(&self) -> bool {
+        *self.progress.borrow() == Progress::Written && !self.answer.doubtful()
+    }
 }
 
 /// No answer is under way for longer.
@@ -290,17 +304,20 @@ impl Evidence {
         let connection = answer.connection();
         Self {
             connection: connection.id(),
-            progress: answer.progress(),
+            sent: Sent { answer: answer.clone(), progress: answer.progress() },
             ended: connection.ended(),
-            answer: answer.clone(),
         }
+    }
+
+    pub fn sent(&self) -> Sent {
+        self.sent.clone()
     }
 
     /// The answer was written whole, and its connection lived on for `settle`
     /// (within which the system would have broken one that does not
     /// acknowledge) or ended in good order.
     pub async fn arrived(mut self, settle: Duration) -> bool {
-        let over = self.progress.wait_for(|progress| *progress != Progress::Pending);
+        let over = self.sent.progress.wait_for(|progress| *progress != Progress::Pending);
         let written = match timeout(ANSWER_PATIENCE, over).await {
             Ok(Ok(progress)) => *progress == Progress::Written,
             Ok(Err(_)) | Err(_) => false,
@@ -313,7 +330,7 @@ impl Evidence {
             Ok(Err(_)) => End::Broken,
             Err(_) => End::Open,
         };
-        end != End::Broken && !self.answer.doubtful()
+        end != End::Broken && !self.sent.answer.doubtful()
     }
 }
 

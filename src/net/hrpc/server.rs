@@ -98,8 +98,8 @@ where
                 Box::pin(async move { Ok(answer.await?.map(Body::new)) })
             }
             Kind::Refused(refusal) => {
-                let answer = refuse(&refusal, HeaderMap::new(), request.version());
-                Box::pin(async move { Ok(answer) })
+                let settings = Arc::clone(&self.settings);
+                Box::pin(async move { Ok(refused(&refusal, request, &settings).await) })
             }
             Kind::Unary => {
                 // The clone was not asked whether it is ready; `self.inner` was.
@@ -149,6 +149,14 @@ fn lists(headers: &HeaderMap, name: http::HeaderName, word: &str) -> bool {
     headers.get_all(name).iter().any(|value| {
         value.as_bytes().split(|byte| *byte == b',').any(|item| item.trim_ascii().eq_ignore_ascii_case(word.as_bytes()))
     })
+}
+
+/// Refuses by the head alone, but reads the body first: an answer before its
+/// end would end the connection, and a reset might overtake the answer.
+async fn refused(refusal: &Refusal, request: Request<Body>, settings: &Settings) -> Response<Body> {
+    let version = request.version();
+    let _ = timeout(settings.read, wire::read_bare(request.into_body(), settings.max_body)).await;
+    refuse(refusal, HeaderMap::new(), version)
 }
 
 async fn unary<S, R>(mut inner: S, request: Request<Body>, settings: Arc<Settings>) -> Result<Response<Body>, S::Error>
