@@ -130,7 +130,8 @@ async fn play(nodes: &mut Nodes, screen: &mut Screen, events: u64) -> Result<Rep
     let drained = (live == Came::Yes).then(|| stage.elapsed().saturating_sub(back.1));
     let all =
         |now: &Picture| now.lanes.iter().all(|lane| lane.applied >= events && lane.queued == 0 && lane.state == "live");
-    match stage.until(all).await? {
+    let came = if live == Came::Yes { stage.until(all).await? } else { live };
+    match came {
         Came::Yes => stage.note("all is applied; the nodes are stopped, their stores read"),
         Came::Stalled => stage.note("nothing moves any more; the nodes are stopped, their stores read"),
     }

@@ -120,7 +120,7 @@ impl Line {
 impl Picture {
     /// The lines of one frame; always as many, so that it can be drawn in place.
     pub fn frame(&self, style: Style) -> Vec<String> {
-        let title = "three nodes of their own processes, over TLS, with pinned keys";
+        let title = "three real nodes over TLS, with pinned keys";
         let mut lines = vec![
             Line::default()
                 .with(Ink::Bold, " pillarbox demo")

@@ -67,8 +67,8 @@ impl Report {
         let deepest = self.peers.first().map_or(0, |peer| peer.deepest_queue);
         lines.push(String::new());
         lines.push(format!(" B was away for {seconds:.1} s; up to {} events waited, {drained}", thousands(deepest)));
-        lines.push(format!(" C meanwhile  {}", span(c_during)));
-        lines.push(format!("   before     {}", span(c_before)));
+        lines.push(format!(" C meanwhile {}", span(c_during)));
+        lines.push(format!("   before    {}", span(c_before)));
         if let Some(kept) = &self.kept {
             lines.push(format!(" data and logs of the nodes: {}", kept.display()));
         }
@@ -87,10 +87,7 @@ fn row(name: &str, cells: [String; 5]) -> String {
 }
 
 fn span(span: &Span) -> String {
-    let Span { sent, applied, median_ms, worst_ms } = span;
-    format!(
-        "{} sent to it, {} applied by it; {median_ms} ms each, {worst_ms} ms at worst",
-        thousands(*sent),
-        thousands(*applied)
-    )
+    let Span { applied, applied_per_second, median_ms, worst_ms, .. } = span;
+    let (applied, rate) = (thousands(*applied), thousands(*applied_per_second));
+    format!("applied {applied:>6} ({rate}/s), {median_ms} ms after they were sent, {worst_ms} ms at worst")
 }

@@ -71,16 +71,17 @@ impl Verdict {
     }
 }
 
-/// How events of one span of time fared: how a peer shows that an outage of
+/// How a peer fared in one span of time: how it shows that the outage of
 /// another one did not touch it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize)]
 pub struct Span {
     /// Acknowledged events that were sent within the span.
     pub sent: u64,
-    /// Those of them that were applied within it, too.
+    /// Acknowledged events that were applied within it, and how many a second.
     pub applied: u64,
-    /// From the call that sent an event until its application, over all that
-    /// were applied at all.
+    pub applied_per_second: u64,
+    /// From the call that sent an event until its application, over those
+    /// that were sent within the span and applied whenever.
     pub median_ms: i64,
     pub worst_ms: i64,
 }
@@ -92,13 +93,17 @@ impl Span {
         for arrival in log {
             arrivals.entry(arrival.serial).or_insert(arrival.received_at);
         }
+        let arrived = |letter: &Letter| arrivals.get(&letter.serial).copied();
         let sent: Vec<_> = ledger.iter().filter(|letter| during.contains(&letter.sent_at)).collect();
-        let arrived: Vec<_> = sent.iter().filter_map(|letter| Some((letter, *arrivals.get(&letter.serial)?))).collect();
-        let mut delays: Vec<_> = arrived.iter().map(|(letter, at)| (at - letter.sent_at).max(0)).collect();
+        let delay = |letter: &&Letter| Some((arrived(letter)? - letter.sent_at).max(0));
+        let mut delays: Vec<_> = sent.iter().copied().filter_map(|letter| delay(&letter)).collect();
         delays.sort_unstable();
+        let applied = ledger.iter().filter_map(arrived).filter(|at| during.contains(at)).count() as u64;
+        let millis = u64::try_from(during.end - during.start).unwrap_or(0);
         Self {
             sent: sent.len() as u64,
-            applied: arrived.iter().filter(|(_, at)| during.contains(at)).count() as u64,
+            applied,
+            applied_per_second: (applied * 1000).checked_div(millis).unwrap_or(0),
             median_ms: delays.get(delays.len() / 2).copied().unwrap_or(0),
             worst_ms: delays.last().copied().unwrap_or(0),
         }

@@ -60,6 +60,12 @@ fn every_frame_fits_80_by_24_and_has_the_same_height() {
 }
 
 #[test]
+fn the_title_tells_the_time() {
+    let frame = picture(lane("B", 0, 0), lane("C", 0, 0)).frame(PLAIN);
+    assert!(frame[0].starts_with(" pillarbox demo") && frame[0].ends_with(" 12.3 s"), "{}", frame[0]);
+}
+
+#[test]
 fn colour_changes_no_character() {
     let picture = picture(lane("B", 3000, 1000), lane("C", 4000, 2));
     let plain = picture.frame(Style { colour: false, unicode: true });

@@ -62,14 +62,20 @@ fn nothing_sent_and_nothing_applied_is_clean() {
 }
 
 #[test]
-fn a_span_counts_what_was_sent_and_applied_within_it() {
+fn a_span_counts_what_was_sent_and_what_was_applied_within_it() {
     let sent = ledger(&[(1, 1), (2, 2), (3, 3), (4, 4)]); // at 0, 10, 20, 30
-    let arrived: Vec<_> =
-        [(1, 1), (2, 15), (3, 120), (2, 500)].map(|(serial, received_at)| Arrival { serial, received_at }).to_vec();
-    let span = |during| Span::of(&sent, &arrived, &during);
-    assert_eq!(span(0..10), Span { sent: 1, applied: 1, median_ms: 1, worst_ms: 1 });
-    // 3 came after the span, 4 never; the second application of 2 does not count.
-    assert_eq!(span(10..40), Span { sent: 3, applied: 1, median_ms: 100, worst_ms: 100 });
-    assert_eq!(span(0..200), Span { sent: 4, applied: 3, median_ms: 5, worst_ms: 100 });
-    assert_eq!(span(50..60), Span { sent: 0, applied: 0, median_ms: 0, worst_ms: 0 });
+    let arrived = [(1, 1), (2, 15), (3, 120), (2, 500), (9, 16)];
+    let arrived = arrived.map(|(serial, received_at)| Arrival { serial, received_at });
+    let span = |during| {
+        let Span { sent, applied, applied_per_second, median_ms, worst_ms } = Span::of(&sent, &arrived, &during);
+        (sent, applied, applied_per_second, median_ms, worst_ms)
+    };
+    assert_eq!(span(0..10), (1, 1, 100, 1, 1));
+    // 3 came after the span, 4 never; nobody sent 9, and the second application of 2 does not count.
+    assert_eq!(span(10..40), (3, 1, 33, 100, 100));
+    assert_eq!(span(0..200), (4, 3, 15, 5, 100));
+    // 3 was sent before the span and applied within it.
+    assert_eq!(span(100..200), (0, 1, 10, 0, 0));
+    assert_eq!(span(400..600), (0, 0, 0, 0, 0));
+    assert_eq!(span(5..5), (0, 0, 0, 0, 0));
 }
