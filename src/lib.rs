@@ -11,12 +11,13 @@
 //! 4. [`federation`]: the postbox, out to other servers
 //! 7. [`admin`]: the operator's socket, metrics
 //! 8. [`node`]: the wiring; [`config`]
-//! 9. [`cli`]: the process
+//! 9. [`cli`]: the process; [`demo`]
 #![forbid(unsafe_code)]
 
 pub mod admin;
 pub mod cli;
 pub mod config;
+pub mod demo;
 pub mod error;
 pub mod federation;
 pub mod identity;

@@ -51,6 +51,7 @@ fn the_commands_are_those_that_are_promised() {
     let promised = [
         "serve",
         "check-config",
+        "demo",
         "key show",
         "server rename",
         "peer add",

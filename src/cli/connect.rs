@@ -1,51 +1,24 @@
 //! The way from a command to the running node: gRPC over the Unix socket
 //! `DATA_DIR/admin.sock`.
 //!
-//! Owns the connection and turns what goes wrong on it into one line. Whoever
-//! may open the socket is the operator, so there is neither TLS nor a token.
+//! Turns what goes wrong on it into one line.
 
 use super::Failure;
-use crate::proto::pillarbox::admin::v1::admin_client::AdminClient;
-use http::{Request, Response, Uri};
-use hyper::{body::Incoming, client::conn::http2};
-use hyper_util::rt::{TokioExecutor, TokioIo};
-use std::{
-    future::Future,
-    io,
-    path::Path,
-    pin::Pin,
-    task::{Context, Poll},
-    time::Duration,
-};
-use tokio::{net::UnixStream, task::JoinHandle, time::timeout};
-use tonic::{Code, Status, Streaming, body::Body};
+use crate::admin::client;
+use std::{future::Future, io, path::Path, time::Duration};
+use tokio::time::timeout;
+use tonic::{Code, Status, Streaming};
 use tonic_types::StatusExt;
 
-pub type Admin = AdminClient<Channel>;
+pub use crate::admin::client::Client as Admin;
 
-/// A local socket either takes us at once or not at all.
-const CONNECT: Duration = Duration::from_secs(5);
 /// The longest a command's call may take; the node itself gives a peer 30 s.
 const CALL: Duration = Duration::from_secs(60);
-/// A list may hold all of 10,000 peers, a row a body of 4 MiB.
-const MAX_MESSAGE: usize = 64 << 20;
 
 /// Connects to the node that runs on `data_dir`.
 pub async fn connect(data_dir: &Path) -> Result<Admin, Failure> {
     let socket = data_dir.join("admin.sock");
-    let opened = timeout(CONNECT, async {
-        let stream = UnixStream::connect(&socket).await?;
-        http2::handshake(TokioExecutor::new(), TokioIo::new(stream)).await.map_err(io::Error::other)
-    });
-    let opened = opened.await.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()));
-    let (sender, connection) = opened.map_err(|error| Failure::Failed(why_not(data_dir, &socket, &error)))?;
-    // An error of the connection also ends the call that waits on it, which reports it.
-    let driver = Driver(tokio::spawn(async move {
-        let _ = connection.await;
-    }));
-    let channel = Channel { sender, _driver: driver };
-    let client = AdminClient::with_origin(channel, Uri::from_static("http://admin.sock"));
-    Ok(client.max_decoding_message_size(MAX_MESSAGE))
+    client::connect(&socket).await.map_err(|error| Failure::Failed(why_not(data_dir, &socket, &error)))
 }
 
 fn why_not(data_dir: &Path, socket: &Path, error: &io::Error) -> String {
@@ -131,38 +104,6 @@ fn name(code: Code) -> &'static str {
         Code::Unavailable => "UNAVAILABLE",
         Code::DataLoss => "DATA_LOSS",
         Code::Unauthenticated => "UNAUTHENTICATED",
-    }
-}
-
-/// One HTTP/2 connection, as the generated client wants it.
-#[derive(Debug)]
-pub struct Channel {
-    sender: http2::SendRequest<Body>,
-    _driver: Driver,
-}
-
-/// The task that moves the connection's bytes; ends with the channel.
-#[derive(Debug)]
-struct Driver(JoinHandle<()>);
-
-impl Drop for Driver {
-    fn drop(&mut self) {
-        self.0.abort();
-    }
-}
-
-impl tower::Service<Request<Body>> for Channel {
-    type Response = Response<Incoming>;
-    type Error = hyper::Error;
-    type Future = Pin<Box<dyn Future<Output = Result<Self::Response, Self::Error>> + Send>>;
-
-    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Self::Error>> {
-        // Whether the connection broke is told by the call: the generated client turns an error here into words.
-        self.sender.poll_ready(cx).map(|_| Ok(()))
-    }
-
-    fn call(&mut self, request: Request<Body>) -> Self::Future {
-        Box::pin(self.sender.send_request(request))
     }
 }
 

@@ -1,7 +1,7 @@
 //! The command line (floor 9): the process, and the operator's commands.
 //!
-//! Owns arguments, exit codes and what is printed. `serve` runs a node; every
-//! other command but `check-config` talks to the running one over
+//! Owns arguments, exit codes and what is printed. `serve` runs a node, `demo`
+//! three; every other command but `check-config` talks to the running one over
 //! `DATA_DIR/admin.sock` and holds no state of its own.
 //!
 //! Results go to stdout, everything else to stderr. Exit codes: 0 done, 1
@@ -9,6 +9,7 @@
 
 mod connect;
 mod dead;
+mod demo;
 mod event;
 mod key;
 mod output;
@@ -39,6 +40,7 @@ use std::{
     subcommand_required = true,
     arg_required_else_help = true,
     after_help = "Examples:
+  pillarbox demo
   pillarbox serve
   pillarbox peer add b.example:7443
   pillarbox event send --to b.example:7443 user-added --user 1 --guild 2
@@ -63,6 +65,8 @@ enum Command {
     Serve(serve::Args),
     /// Check the configuration and print what is in effect
     CheckConfig(serve::CheckArgs),
+    /// See three nodes lose nothing while one of them is killed
+    Demo(demo::Args),
     /// The node's id
     #[command(subcommand, after_help = server::EXAMPLES)]
     Server(server::Command),
@@ -151,6 +155,7 @@ fn dispatch(cli: Cli) -> Result<(), Failure> {
     match command {
         Command::Serve(args) => serve::run(args, data_dir),
         Command::CheckConfig(args) => serve::check(args, data_dir, &mut out),
+        Command::Demo(args) => demo::run(&args, &mut out),
         Command::Server(command) => client(server::run(command, &data_dir_of_node(data_dir)?, &mut out)),
         Command::Key(command) => client(key::run(command, &data_dir_of_node(data_dir)?, &mut out)),
         Command::Peer(command) => client(peer::run(command, &data_dir_of_node(data_dir)?, &mut out)),

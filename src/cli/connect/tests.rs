@@ -3,9 +3,10 @@
 use super::*;
 use crate::proto::pillarbox::admin::v1::{ListDeadRequest, ShowKeyRequest, ShowKeyResponse};
 use bytes::{BufMut, Bytes};
-use http::HeaderMap;
+use http::{HeaderMap, Request, Response};
 use http_body_util::{BodyExt, Full};
-use hyper::service::service_fn;
+use hyper::{body::Incoming, service::service_fn};
+use hyper_util::rt::{TokioExecutor, TokioIo};
 use prost::Message;
 use tonic::metadata::{MetadataMap, MetadataValue};
 use tonic_types::ErrorDetails;
