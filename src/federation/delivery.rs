@@ -25,7 +25,7 @@ use std::{
 /// claims to have waiting.
 const PULL_GAP: Duration = Duration::from_secs(1);
 /// Answers to a stock peer that are not settled; the oldest is given up first.
-const OFFERS_MAX: usize = 4;
+const OFFERS_MAX: usize = 64;
 
 #[derive(Debug, Clone, Copy)]
 struct Offer {
