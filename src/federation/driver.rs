@@ -20,6 +20,7 @@ use super::{
 };
 use crate::{
     error::Error,
+    net::answer::Progress,
     store::OutRow,
     types::{Millis, PeerId},
 };
@@ -95,6 +96,12 @@ struct Arrived {
     reply: oneshot::Sender<Result<Mark, Error>>,
 }
 
+struct OpenAnswer {
+    call: Call,
+    connection: u64,
+    progress: watch::Receiver<Progress>,
+}
+
 pub struct Driver {
     inner: Arc<Inner>,
     peer: Arc<Peer>,
@@ -119,8 +126,8 @@ pub struct Driver {
     backlog: VecDeque<Arrived>,
     asked: Option<(PullAsked, oneshot::Sender<Result<Page, Error>>)>,
     calls: Call,
-    /// Answers to a stock peer whose fate is open, and their connection.
-    open_answers: Vec<(Call, u64)>,
+    /// Answers to a stock peer whose fate is open.
+    open_answers: Vec<OpenAnswer>,
     noted_kind: Kind,
     stopping: bool,
 }
@@ -198,7 +205,8 @@ impl Driver {
         self.commands.close();
         let farewell = tokio::time::sleep(FAREWELL);
         tokio::pin!(farewell);
-        while self.machine.push_in_flight() || self.saving || self.applying {
+        // Without a job nothing more can come: a retry is not begun any more.
+        while self.is_busy() && !self.jobs.is_empty() {
             tokio::select! {
                 () = &mut farewell => {
                     tracing::warn!(peer = %self.peer.server_id(), "stopped with a call in flight");
@@ -208,6 +216,13 @@ impl Driver {
                 else => return,
             }
         }
+    }
+
+    /// What must not be torn off. A Pull that may have reached a stock peer is
+    /// part of it: what that hands over, it has forgotten.
+    fn is_busy(&self) -> bool {
+        let pull = self.pulling && self.machine.kind() != Kind::Ours && self.remote.is_connected();
+        self.machine.push_in_flight() || self.saving || self.applying || pull
     }
 
     async fn on_command(&mut self, command: Command) {
@@ -257,7 +272,7 @@ impl Driver {
                 self.give(Input::Saved(mark)).await;
             }
             Finished::Fate { call, arrived } => {
-                self.open_answers.retain(|(open, _)| *open != call);
+                self.open_answers.retain(|open| open.call != call);
                 let input = if arrived { Input::AnswerSettled { call } } else { Input::AnswerBroken { call } };
                 self.give(input).await;
             }

@@ -279,6 +279,11 @@ impl Evidence {
         }
     }
 
+    /// How far the answer came.
+    pub fn progress(&self) -> watch::Receiver<Progress> {
+        self.progress.clone()
+    }
+
     /// The answer was written whole, and its connection lived on for `settle`
     /// (within which the system would have broken one that does not
     /// acknowledge) or ended in good order.

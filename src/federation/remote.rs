@@ -171,6 +171,11 @@ impl Remote {
         Some(idle_at)
     }
 
+    /// There is a connection on which a request may be under way.
+    pub fn is_connected(&self) -> bool {
+        self.open.lock().unwrap_or_else(PoisonError::into_inner).is_some()
+    }
+
     fn close(&self) {
         *self.open.lock().unwrap_or_else(PoisonError::into_inner) = None;
     }

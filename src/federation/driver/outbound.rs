@@ -2,7 +2,7 @@
 //!
 //! Sends rows as the machine says and reports how they fared.
 
-use super::{Driver, Finished};
+use super::{Driver, Finished, OpenAnswer};
 use crate::{
     error::Error,
     federation::{
@@ -12,6 +12,7 @@ use crate::{
         stream::{Mark, Position},
         wire,
     },
+    net::answer::Progress,
     store::OutRow,
 };
 use std::time::Duration;
@@ -90,9 +91,13 @@ impl Driver {
 
     pub(super) async fn on_pull_asked(&mut self, asked: PullAsked, reply: oneshot::Sender<Result<Page, Error>>) {
         if let Some(evidence) = &asked.evidence {
-            // It used the connection of an earlier answer again, so that one arrived.
-            let same = |(_, connection): &&(Call, u64)| *connection == evidence.connection;
-            if let Some((call, _)) = self.open_answers.iter().find(same).copied() {
+            // It used the connection of earlier answers again, so those that were written arrived.
+            let arrived = |open: &OpenAnswer| {
+                open.connection == evidence.connection && *open.progress.borrow() == Progress::Written
+            };
+            let calls: Vec<Call> =
+                self.open_answers.extract_if(.., |open| arrived(open)).map(|open| open.call).collect();
+            for call in calls {
                 self.give(Input::AnswerSettled { call }).await;
             }
         }
@@ -149,7 +154,8 @@ impl Driver {
     pub(super) fn watch_answer(&mut self, call: Call, evidence: Option<Evidence>, gone: bool) {
         match evidence {
             Some(evidence) if !gone => {
-                self.open_answers.push((call, evidence.connection));
+                let (connection, progress) = (evidence.connection, evidence.progress());
+                self.open_answers.push(OpenAnswer { call, connection, progress });
                 let settle = self.inner.config.stock_settle;
                 self.jobs.spawn(async move { Finished::Fate { call, arrived: evidence.arrived(settle).await } });
             }
