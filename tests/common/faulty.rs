@@ -59,7 +59,7 @@ pub enum Reply {
     /// As `Well`, once [`Faulty::release`] was called.
     Wait,
     /// Does as asked and ends the connection instead of answering.
-    DropReply,
+    HangUp,
     /// A gRPC answer with bytes that are no message.
     Garbage,
     /// What a proxy shows when the server behind it is gone.
@@ -366,7 +366,7 @@ async fn answer(state: Arc<State>, request: Request<Incoming>) -> Result<Respons
             let _ = state.released.subscribe().wait_for(|released| *released).await;
             Status::ok("")
         }
-        Reply::DropReply => {
+        Reply::HangUp => {
             state.hangups.send_modify(|count| *count += 1);
             return std::future::pending().await;
         }
@@ -387,7 +387,7 @@ impl State {
     fn pushed(&self, authorization: String, body: Bytes) -> Reply {
         let mut script = self.script.lock().unwrap();
         let reply = script.pushes.pop_front().or(script.always.clone()).unwrap_or(Reply::Well);
-        if let Reply::Well | Reply::Wait | Reply::DropReply | Reply::Garbage = reply {
+        if let Reply::Well | Reply::Wait | Reply::HangUp | Reply::Garbage = reply {
             let request = PushRequest::decode(body.clone()).unwrap();
             script.applied.push(request.event);
         }

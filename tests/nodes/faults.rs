@@ -97,7 +97,7 @@ async fn a_peer_that_hangs_until_the_connection_ends_gets_the_event_again() {
 #[tokio::test]
 async fn a_stock_peer_that_drops_the_reply_gets_the_event_again_before_the_next_one() {
     let (node, faulty) = pair().await;
-    faulty.on_push([Reply::Well, Reply::DropReply]);
+    faulty.on_push([Reply::Well, Reply::HangUp]);
     node.send(&faulty.id, 0..4).await;
     eventually!(node.is_drained(&faulty.id).await);
     assert_eq!(faulty.applied(), [0, 1, 1, 2, 3]);

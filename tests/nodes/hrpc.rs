@@ -117,7 +117,7 @@ async fn a_peer_that_speaks_hrpc_only_is_found_out_by_key_and_not_by_a_push() {
 async fn a_peer_that_fails_by_hrpc_is_retried_and_queued_like_any_other() {
     let (node, faulty) = (TestNode::start().await, Faulty::start_hrpc().await);
     node.add(&faulty.id, faulty.key).await;
-    faulty.on_push([Reply::Html, Reply::DropReply]);
+    faulty.on_push([Reply::Html, Reply::HangUp]);
     node.send(&faulty.id, 0..3).await;
     eventually!(node.is_drained(&faulty.id).await);
     assert_eq!(faulty.applied(), [0, 0, 1, 2]);
