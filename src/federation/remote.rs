@@ -107,6 +107,8 @@ impl From<Status> for CallError {
 struct Open {
     link: Link,
     transport: Transport,
+    /// What the operator, or `Key`, said of the peer when it was dialled.
+    target: Target,
 }
 
 /// The way to one peer.
@@ -181,9 +183,11 @@ impl Remote {
     }
 
     async fn connection(&self, deadline: Instant) -> Result<Open, CallError> {
+        let target = self.peer.target();
         {
             let mut kept = self.open.lock().unwrap_or_else(PoisonError::into_inner);
-            if let Some((open, used)) = kept.as_mut().filter(|(open, _)| !open.link.is_closed()) {
+            let good = |open: &Open| !open.link.is_closed() && open.target == target;
+            if let Some((open, used)) = kept.as_mut().filter(|(open, _)| good(open)) {
                 *used = Instant::now();
                 return Ok(open.clone());
             }
@@ -193,7 +197,7 @@ impl Remote {
             true => Some(self.inner.failing_attempts.acquire().await.map_err(|_| CallError::transient("stopping"))?),
             false => None,
         };
-        let link = self.inner.dialer.dial(&self.peer.target(), deadline).await?;
+        let link = self.inner.dialer.dial(&target, deadline).await?;
         let transport = match self.peer.transport() {
             // Why it fails may be that it speaks something else now.
             _ if self.peer.is_failing() => self.introduce(&link).await?,
@@ -202,7 +206,7 @@ impl Remote {
             Transport::Hrpc => Transport::Hrpc,
             Transport::Grpc | Transport::Unknown => self.introduce(&link).await?,
         };
-        let open = Open { link, transport };
+        let open = Open { link, transport, target };
         *self.open.lock().unwrap_or_else(PoisonError::into_inner) = Some((open.clone(), Instant::now()));
         Ok(open)
     }

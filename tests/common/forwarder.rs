@@ -22,6 +22,7 @@ struct State {
     closed: Arc<AtomicBool>,
     swallows: Arc<AtomicBool>,
     swallowed: Arc<AtomicU64>,
+    connections: Arc<AtomicU64>,
     cuts: watch::Sender<u64>,
 }
 
@@ -40,11 +41,13 @@ impl Forwarder {
             closed: Arc::default(),
             swallows: Arc::default(),
             swallowed: Arc::default(),
+            connections: Arc::default(),
             cuts: watch::Sender::new(0),
         };
         let (stop, shared) = (CancellationToken::new(), state.clone());
         tokio::spawn(stop.clone().run_until_cancelled_owned(async move {
             while let Ok((client, _)) = listener.accept().await {
+                shared.connections.fetch_add(1, SeqCst);
                 if !shared.closed.load(SeqCst) {
                     tokio::spawn(shared.clone().carry(client));
                 }
@@ -71,6 +74,10 @@ impl Forwarder {
     /// Bytes that went nowhere.
     pub fn swallowed(&self) -> u64 {
         self.state.swallowed.load(SeqCst)
+    }
+
+    pub fn connections(&self) -> u64 {
+        self.state.connections.load(SeqCst)
     }
 
     /// Resets every connection, on both sides.

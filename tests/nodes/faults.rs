@@ -4,6 +4,7 @@ use crate::{
     common::{
         TestNode, event,
         faulty::{Faulty, PUSH, Reply, call, push_body},
+        forwarder::Forwarder,
     },
     eventually,
 };
@@ -202,4 +203,41 @@ async fn pushes_made_at_once_are_each_applied_or_told_to_come_again() {
     taken.sort_unstable();
     assert!(!taken.is_empty());
     assert_eq!(log, taken);
+}
+
+#[tokio::test]
+async fn queued_outlives_a_restart_no_push_before_the_queue_was_pulled_empty() {
+    let (mut node, faulty) = pair().await;
+    faulty.on_push([Reply::Fail(Code::PermissionDenied)]);
+    node.send(&faulty.id, 0..3).await;
+    eventually!(node.is_queued(&faulty.id).await);
+    node.stop().await;
+    node.start_again().await;
+    node.send(&faulty.id, 3..5).await;
+    let pulls = faulty.pulls();
+    eventually!(faulty.pulls() > pulls + 1);
+    assert_eq!((faulty.pushes(), node.is_queued(&faulty.id).await), (1, true));
+    let link = node.dial(false).await;
+    assert_eq!(faulty.pull(&link).await.unwrap(), [0, 1, 2, 3, 4]);
+    drop(link);
+    eventually!(node.is_drained(&faulty.id).await);
+    node.send(&faulty.id, 5..6).await;
+    eventually!(faulty.applied() == [5]);
+}
+
+#[tokio::test]
+async fn a_peer_given_another_address_is_reached_there_from_the_next_call_on() {
+    let (node, faulty) = pair().await;
+    node.send(&faulty.id, 0..1).await;
+    eventually!(node.is_drained(&faulty.id).await);
+    let link = Forwarder::to(([127, 0, 0, 1], faulty.id.port()).into()).await;
+    node.add_at(&faulty.id, faulty.key, Some(link.address)).await;
+    node.send(&faulty.id, 1..2).await;
+    eventually!(faulty.applied() == [0, 1]);
+    assert!(link.connections() > 0);
+    // Nothing goes the old way any more.
+    link.close();
+    node.send(&faulty.id, 2..3).await;
+    eventually!(node.is_queued(&faulty.id).await);
+    assert_eq!(faulty.applied(), [0, 1]);
 }

@@ -10,10 +10,12 @@ use crate::{
     },
     eventually,
 };
+use bytes::Bytes;
+use http_body_util::Full;
 use pillarbox::proto::protocol::sync::v1::PullResponse;
 use prost::Message;
 use std::time::Duration;
-use tonic::Code;
+use tonic::{Code, body::Body};
 
 /// A node whose answers settle by what the peer does, not by time, and a peer
 /// for which `0..count` wait.
@@ -57,6 +59,30 @@ async fn while_an_answer_is_unsettled_a_pull_over_another_connection_gets_the_sa
     eventually!(node.is_drained(&faulty.id).await);
     node.send(&faulty.id, 20..22).await;
     eventually!(faulty.applied() == [20, 21]);
+}
+
+#[tokio::test]
+async fn a_request_beside_an_answer_that_is_not_written_yet_settles_nothing() {
+    let (node, faulty) = queued(1).await;
+    for some in 0..10 {
+        let events = (some * 1000..some * 1000 + 1000).map(|n| large_event(n, 200)).collect();
+        node.federation().send(&faulty.id, events).await.unwrap();
+    }
+    let link = node.dial(false).await;
+    let waiting = node.peer(&faulty.id).queued().0;
+    // A page is more than the window of a stream: it is under way while nobody reads it.
+    let pull = http::Request::post(PULL)
+        .header("content-type", "application/grpc")
+        .header("te", "trailers")
+        .header("authorization", faulty.plain())
+        .body(Body::new(Full::new(Bytes::from_static(&[0; 5]))))
+        .unwrap();
+    let unread = link.send(pull).await.unwrap();
+    let again = call(&link, PULL, Some(&faulty.plain()), pull_body()).await.unwrap();
+    let again = PullResponse::decode(again).unwrap().event_queue;
+    assert_eq!(again.first(), Some(&event(0)), "from the beginning");
+    assert_eq!(node.peer(&faulty.id).queued().0, waiting);
+    drop(unread);
 }
 
 #[tokio::test]

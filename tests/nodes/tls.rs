@@ -84,3 +84,20 @@ async fn a_restart_keeps_certificate_and_key() {
     a.send(&b.id, 0..1).await;
     assert_eq!(b.log(0).await, [0]);
 }
+
+#[tokio::test]
+async fn nodes_without_tls_federate_over_loopback() {
+    let off = |config: &mut pillarbox::config::Config| config.tls.mode = Mode::Off;
+    let (a, b) = (TestNode::start_with(off).await, TestNode::start_with(off).await);
+    for (node, other) in [(&a, &b), (&b, &a)] {
+        let add = AddPeer { server_id: other.id.clone(), key: None, address: None, plaintext: true };
+        node.federation().add_peer(add).await.unwrap();
+    }
+    a.send(&b.id, 0..3).await;
+    b.send(&a.id, 0..3).await;
+    assert_eq!(b.log(2).await, [0, 1, 2]);
+    assert_eq!(a.log(2).await, [0, 1, 2]);
+    let elsewhere = AddPeer { server_id: "a.example:7443".parse().unwrap(), key: None, address: None, plaintext: true };
+    let error = a.federation().add_peer(elsewhere).await.map(drop).unwrap_err();
+    assert!(error.to_string().contains("loopback"), "{error}");
+}
