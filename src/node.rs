@@ -186,6 +186,11 @@ impl Node {
         &self.ready
     }
 
+    /// The postbox of this node, for whoever runs it in their own process.
+    pub fn federation(&self) -> &Federation {
+        &self.federation
+    }
+
     /// Where metrics are served, if they are.
     pub fn metrics_address(&self) -> Option<SocketAddr> {
         self.metrics_address

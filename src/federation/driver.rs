@@ -224,7 +224,7 @@ impl Driver {
     /// that one is not made any more.
     fn unfinished(&self) -> bool {
         // A stock peer forgets what it hands over.
-        let handed_over = self.pulling && self.machine.kind() != Kind::Ours;
+        let handed_over = self.pulling && self.machine.kind() != Kind::Ours && self.remote.is_connected();
         self.pushing || self.saving || self.applying || handed_over
     }
 

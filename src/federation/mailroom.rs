@@ -59,8 +59,11 @@ impl Federation {
         if cursor == 0 {
             return Ok(());
         }
-        let newest = *self.0.store.inbound_head().borrow();
-        let oldest = self.0.store.inbound_range().await?.map_or(newest + 1, |range| *range.start());
+        let head = *self.0.store.inbound_head().borrow();
+        let range = self.0.store.inbound_range().await?;
+        // Rows can be read a moment before the head tells of them.
+        let newest = range.as_ref().map_or(head, |range| head.max(*range.end()));
+        let oldest = range.map_or(newest + 1, |range| *range.start());
         if cursor <= newest && cursor + 1 >= oldest {
             return Ok(());
         }

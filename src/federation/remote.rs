@@ -113,6 +113,8 @@ impl From<Status> for CallError {
 struct Open {
     link: Link,
     transport: Transport,
+    /// What the operator, or `Key`, said of the peer when it was dialled.
+    target: Target,
 }
 
 /// The way to one peer.
@@ -200,15 +202,22 @@ impl Remote {
         Some(idle_at)
     }
 
+    /// There is a connection on which a request may be under way.
+    pub fn is_connected(&self) -> bool {
+        self.open.lock().unwrap_or_else(PoisonError::into_inner).is_some()
+    }
+
     /// Lets go of the connection.
     pub fn close(&self) {
         *self.open.lock().unwrap_or_else(PoisonError::into_inner) = None;
     }
 
     async fn connection(&self, deadline: Instant) -> Result<Open, CallError> {
+        let target = self.peer.target();
         {
             let mut kept = self.open.lock().unwrap_or_else(PoisonError::into_inner);
-            if let Some((open, used)) = kept.as_mut().filter(|(open, _)| !open.link.is_closed()) {
+            let good = |open: &Open| !open.link.is_closed() && open.target == target;
+            if let Some((open, used)) = kept.as_mut().filter(|(open, _)| good(open)) {
                 *used = Instant::now();
                 return Ok(open.clone());
             }
@@ -222,7 +231,7 @@ impl Remote {
             }
             false => (None, DIAL),
         };
-        let link = self.inner.dialer.dial(&self.peer.target(), deadline.min(Instant::now() + patience)).await?;
+        let link = self.inner.dialer.dial(&target, deadline.min(Instant::now() + patience)).await?;
         let transport = match self.peer.transport() {
             // Why it fails may be that it speaks something else now.
             _ if self.peer.is_failing() => self.introduce(&link).await?,
@@ -231,7 +240,7 @@ impl Remote {
             Transport::Hrpc => Transport::Hrpc,
             Transport::Grpc | Transport::Unknown => self.introduce(&link).await?,
         };
-        let open = Open { link, transport };
+        let open = Open { link, transport, target };
         *self.open.lock().unwrap_or_else(PoisonError::into_inner) = Some((open.clone(), Instant::now()));
         Ok(open)
     }

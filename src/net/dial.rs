@@ -45,7 +45,7 @@ pub struct DialConfig {
 }
 
 /// Whom to dial, and what is known of it.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Target {
     /// Its name is what TLS verifies and what the requests say.
     pub id: ServerId,

@@ -1,0 +1,91 @@
+//! Many dead peers beside a few live ones.
+
+use crate::{
+    common::{TestNode, faulty::Faulty},
+    eventually,
+};
+use pillarbox::types::ServerId;
+use std::{
+    net::SocketAddr,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst},
+    },
+};
+use tokio::{io::AsyncReadExt, net::TcpListener};
+
+/// Attempts that failing peers have together.
+const PLACES: usize = 16;
+
+/// Ends connections at once or, later, takes them and says nothing.
+struct Dead {
+    address: SocketAddr,
+    silent: Arc<AtomicBool>,
+    open: Arc<AtomicUsize>,
+    most: Arc<AtomicUsize>,
+}
+
+impl Dead {
+    async fn start() -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let dead = Self {
+            address: listener.local_addr().unwrap(),
+            silent: Arc::default(),
+            open: Arc::default(),
+            most: Arc::default(),
+        };
+        let (silent, open, most) = (dead.silent.clone(), dead.open.clone(), dead.most.clone());
+        tokio::spawn(async move {
+            while let Ok((mut tcp, _)) = listener.accept().await {
+                if !silent.load(SeqCst) {
+                    continue;
+                }
+                most.fetch_max(open.fetch_add(1, SeqCst) + 1, SeqCst);
+                let open = open.clone();
+                tokio::spawn(async move {
+                    let mut buffer = [0; 4096];
+                    while let Ok(1..) = tcp.read(&mut buffer).await {}
+                    open.fetch_sub(1, SeqCst);
+                });
+            }
+        });
+        dead
+    }
+}
+
+#[tokio::test]
+async fn dead_peers_take_their_own_few_attempts_and_nothing_from_the_live_ones() {
+    let node = TestNode::start_with(|config| config.federation.retry_max = std::time::Duration::from_millis(5)).await;
+    let dead = Dead::start().await;
+    let ids: Vec<ServerId> = (0..290).map(|n| format!("dead{n}.example:7443").parse().unwrap()).collect();
+    for id in &ids {
+        node.add_at(id, node.key, Some(dead.address)).await;
+        node.send(id, 0..1).await;
+    }
+    eventually!(ids.iter().all(|id| node.peer(id).is_failing()));
+    // From now on an attempt holds its place for seconds: all places are taken.
+    dead.silent.store(true, SeqCst);
+    for id in &ids {
+        node.federation().retry(&node.peer(id), false).await.unwrap();
+    }
+    eventually!(dead.open.load(SeqCst) == PLACES);
+
+    let mut live = vec![];
+    for _ in 0..10 {
+        let faulty = Faulty::start().await;
+        node.add(&faulty.id, faulty.key).await;
+        live.push(faulty);
+    }
+    for faulty in &live {
+        node.send(&faulty.id, 0..20).await;
+    }
+    for faulty in &live {
+        eventually!(faulty.applied() == Vec::from_iter(0..20));
+    }
+    // Besides those under way, some may have ended unseen.
+    let most = dead.most.load(SeqCst);
+    assert!(most <= 2 * PLACES, "{most} attempts of failing peers at once");
+    for id in &ids {
+        assert_eq!(node.peer(id).queued().0, 1);
+    }
+}

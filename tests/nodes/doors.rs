@@ -1,0 +1,91 @@
+//! What else the one port serves: gRPC-Web, health, reflection.
+
+use crate::common::{LONG, TestNode};
+use bytes::Bytes;
+use http::Request;
+use http_body_util::{BodyExt, Full};
+use pillarbox::proto::protocol::auth::v1::KeyResponse;
+use prost::Message;
+use tokio::time::timeout;
+use tokio_stream::StreamExt;
+use tonic::body::Body;
+use tonic_health::pb::{HealthCheckRequest, health_check_response::ServingStatus, health_client::HealthClient};
+use tonic_reflection::pb::v1::{
+    ServerReflectionRequest, server_reflection_client::ServerReflectionClient,
+    server_reflection_request::MessageRequest, server_reflection_response::MessageResponse,
+};
+
+#[tokio::test]
+async fn a_browser_asks_for_the_key_by_grpc_web() {
+    let node = TestNode::start().await;
+    for http1 in [true, false] {
+        let link = node.dial(http1).await;
+        let request = Request::post("/protocol.auth.v1.AuthService/Key")
+            .header("content-type", "application/grpc-web+proto")
+            .header("x-grpc-web", "1")
+            .body(Body::new(Full::new(Bytes::from_static(&[0, 0, 0, 0, 0]))))
+            .unwrap();
+        let answer = timeout(LONG, link.send(request)).await.unwrap().unwrap();
+        assert_eq!(answer.status(), 200);
+        assert_eq!(answer.headers()["content-type"], "application/grpc-web+proto");
+        let body = answer.into_body().collect().await.unwrap().to_bytes();
+        let length = u32::from_be_bytes(body[1..5].try_into().unwrap()) as usize;
+        assert_eq!(body[0], 0);
+        let key = KeyResponse::decode(&body[5..5 + length]).unwrap();
+        assert_eq!(key.key[..], node.key.as_bytes()[..]);
+        assert_eq!(key.server_id, node.id.to_string());
+        assert_eq!(key.speaks, ["postbox/1"]);
+        // The trailers are a frame of their own.
+        let trailers = &body[5 + length..];
+        assert_eq!(trailers[0], 0x80);
+        assert!(String::from_utf8_lossy(&trailers[5..]).contains("grpc-status:0"));
+    }
+}
+
+#[tokio::test]
+async fn health_says_serving_for_the_node_and_each_service_and_not_serving_at_the_end() {
+    let mut node = TestNode::start().await;
+    let link = node.dial(false).await;
+    let origin = link.origin();
+    let mut health = HealthClient::with_origin(link, origin);
+    for service in
+        ["", "protocol.sync.v1.PostboxService", "protocol.auth.v1.AuthService", "pillarbox.postbox.v1.Mailroom"]
+    {
+        let answer = health.check(HealthCheckRequest { service: service.into() }).await.unwrap().into_inner();
+        assert_eq!(answer.status(), ServingStatus::Serving, "{service:?}");
+    }
+    let service = "protocol.sync.v1.PostboxService".to_owned();
+    let mut watch = health.watch(HealthCheckRequest { service }).await.unwrap().into_inner();
+    assert_eq!(timeout(LONG, watch.message()).await.unwrap().unwrap().unwrap().status(), ServingStatus::Serving);
+    let (told, ()) = tokio::join!(timeout(LONG, watch.message()), node.stop());
+    assert_eq!(told.unwrap().unwrap().unwrap().status(), ServingStatus::NotServing);
+}
+
+#[tokio::test]
+async fn reflection_lists_what_is_served_and_nothing_else() {
+    let node = TestNode::start().await;
+    let link = node.dial(false).await;
+    let origin = link.origin();
+    let mut client = ServerReflectionClient::with_origin(link, origin);
+    let request = ServerReflectionRequest {
+        host: String::new(),
+        message_request: Some(MessageRequest::ListServices(String::new())),
+    };
+    let mut answers = client.server_reflection_info(tokio_stream::once(request)).await.unwrap().into_inner();
+    let answer = timeout(LONG, answers.next()).await.unwrap().unwrap().unwrap();
+    let Some(MessageResponse::ListServicesResponse(list)) = answer.message_response else {
+        panic!("another answer: {answer:?}")
+    };
+    let mut names: Vec<_> = list.service.into_iter().map(|service| service.name).collect();
+    names.retain(|name| !name.starts_with("grpc.reflection."));
+    names.sort_unstable();
+    assert_eq!(
+        names,
+        [
+            "grpc.health.v1.Health",
+            "pillarbox.postbox.v1.Mailroom",
+            "protocol.auth.v1.AuthService",
+            "protocol.sync.v1.PostboxService",
+        ]
+    );
+}

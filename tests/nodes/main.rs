@@ -1,0 +1,17 @@
+//! Real nodes against one another, against servers that misbehave and over
+//! links that do: each test is named as the rule it shows.
+#![allow(clippy::unwrap_used)] // what fails here fails a test
+
+#[path = "../common/mod.rs"]
+mod common;
+
+mod crowd;
+mod doors;
+mod faults;
+mod hrpc;
+mod input;
+mod mailroom;
+mod outage;
+mod stock;
+mod tls;
+mod trust;

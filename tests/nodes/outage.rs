@@ -1,0 +1,145 @@
+//! A server that is away, and a link that lies: nothing is lost, repeated or
+//! out of order between two nodes.
+
+use crate::{
+    common::{TestNode, event, faulty::Faulty, faulty::Reply, federate, forwarder::Forwarder},
+    eventually,
+};
+use std::time::Duration;
+
+#[tokio::test]
+async fn what_waited_during_an_outage_is_pulled_in_order_and_then_pushed_again() {
+    let (a, mut b) = (TestNode::start().await, TestNode::start().await);
+    federate(&a, &b).await;
+    a.send(&b.id, 0..10).await;
+    assert_eq!(b.log(9).await, Vec::from_iter(0..10));
+
+    b.stop().await;
+    a.send(&b.id, 10..60).await;
+    eventually!(a.is_queued(&b.id).await);
+    a.send(&b.id, 60..100).await;
+    assert_eq!(a.peer(&b.id).queued().0, 90);
+
+    b.start_again().await;
+    assert_eq!(b.log(99).await, Vec::from_iter(0..100));
+    eventually!(a.is_drained(&b.id).await);
+    a.send(&b.id, 100..110).await;
+    assert_eq!(b.log(109).await, Vec::from_iter(0..110));
+}
+
+#[tokio::test]
+async fn a_queue_survives_the_restart_of_its_node() {
+    let (mut a, mut b) = (TestNode::start().await, TestNode::start().await);
+    federate(&a, &b).await;
+    b.stop().await;
+    a.send(&b.id, 0..50).await;
+    eventually!(a.is_queued(&b.id).await);
+    a.stop().await;
+    b.start_again().await;
+    a.start_again().await;
+    a.send(&b.id, 50..60).await;
+    assert_eq!(b.log(59).await, Vec::from_iter(0..60));
+    eventually!(a.is_drained(&b.id).await);
+}
+
+#[tokio::test]
+async fn two_nodes_send_to_each_other_at_once_in_order() {
+    let (a, b) = (TestNode::start().await, TestNode::start().await);
+    federate(&a, &b).await;
+    tokio::join!(a.send(&b.id, 0..500), b.send(&a.id, 0..500));
+    let (at_a, at_b) = tokio::join!(a.log(499), b.log(499));
+    assert_eq!(at_a, Vec::from_iter(0..500));
+    assert_eq!(at_b, Vec::from_iter(0..500));
+}
+
+#[tokio::test]
+async fn a_push_whose_answer_was_swallowed_is_applied_once() {
+    let (a, b) = (TestNode::start().await, TestNode::start().await);
+    let link = Forwarder::to(b.address).await;
+    a.add_at(&b.id, b.key, Some(link.address)).await;
+    b.add(&a.id, a.key).await;
+    a.send(&b.id, 0..1).await;
+    assert_eq!(b.log(0).await, [0]);
+    eventually!(a.is_drained(&b.id).await);
+
+    link.swallow(true);
+    a.send(&b.id, 1..2).await;
+    assert_eq!(b.log(1).await, [0, 1]);
+    eventually!(link.swallowed() > 0);
+    link.swallow(false);
+    link.cut();
+    a.send(&b.id, 2..5).await;
+    assert_eq!(b.log(4).await, [0, 1, 2, 3, 4]);
+    eventually!(a.is_drained(&b.id).await);
+}
+
+#[tokio::test]
+async fn a_pull_whose_answer_was_swallowed_gets_the_same_rows_again_and_applies_them_once() {
+    let a = TestNode::start().await;
+    // Pulls only when it is told to.
+    let b = TestNode::start_with(|config| config.federation.pull_interval = Duration::from_secs(3600)).await;
+    let (to_b, to_a) = (Forwarder::to(b.address).await, Forwarder::to(a.address).await);
+    a.add_at(&b.id, b.key, Some(to_b.address)).await;
+    b.add_at(&a.id, a.key, Some(to_a.address)).await;
+    eventually!(b.peer(&a.id).health().outbound_ok_at.is_some());
+    a.send(&b.id, 0..1).await;
+    assert_eq!(b.log(0).await, [0]);
+    eventually!(a.is_drained(&b.id).await);
+
+    to_b.close();
+    a.send(&b.id, 1..50).await;
+    eventually!(a.is_queued(&b.id).await);
+    to_a.swallow(true);
+    b.federation().retry(&b.peer(&a.id), false).await.unwrap();
+    eventually!(to_a.swallowed() > 500);
+    to_a.swallow(false);
+    to_a.cut();
+    assert_eq!(b.log(49).await, Vec::from_iter(0..50));
+
+    to_b.open();
+    eventually!(a.is_drained(&b.id).await);
+    a.send(&b.id, 50..60).await;
+    assert_eq!(b.log(59).await, Vec::from_iter(0..60));
+}
+
+#[tokio::test]
+async fn a_node_that_stops_with_a_push_in_flight_delivers_it_once() {
+    let (mut a, b) = (TestNode::start().await, TestNode::start().await);
+    let link = Forwarder::to(b.address).await;
+    a.add_at(&b.id, b.key, Some(link.address)).await;
+    b.add(&a.id, a.key).await;
+    a.send(&b.id, 0..1).await;
+    assert_eq!(b.log(0).await, [0]);
+    eventually!(a.is_drained(&b.id).await);
+
+    link.swallow(true);
+    a.send(&b.id, 1..5).await;
+    assert_eq!(b.log(1).await, [0, 1]);
+    eventually!(link.swallowed() > 0);
+    let cut = async {
+        tokio::task::yield_now().await;
+        link.close();
+    };
+    tokio::join!(a.stop(), cut);
+    link.swallow(false);
+    link.open();
+    a.start_again().await;
+    assert_eq!(b.log(4).await, [0, 1, 2, 3, 4]);
+    eventually!(a.is_drained(&b.id).await);
+}
+
+#[tokio::test]
+async fn what_a_pull_in_flight_brings_is_kept_when_the_node_stops() {
+    let (mut a, stock) = (TestNode::start().await, Faulty::start().await);
+    stock.on_pull([Reply::Wait]);
+    stock.queue([event(1), event(2)]);
+    a.add(&stock.id, stock.key).await;
+    eventually!(stock.pulls() == 1);
+    let answer = async {
+        tokio::task::yield_now().await;
+        stock.release();
+    };
+    tokio::join!(a.stop(), answer);
+    a.start_again().await;
+    assert_eq!(a.log(2).await, [1, 2]);
+}
