@@ -10,20 +10,15 @@
 //! wait for `deadline` or the next input.
 
 mod port;
+mod pulls;
 mod schedule;
 
 pub use port::{Action, Arrival, Because, Call, Failure, Heard, Input, Kind, Saved, State};
 pub use schedule::Retry;
 
 use super::stream::Mark;
-use std::{
-    collections::VecDeque,
-    time::{Duration, Instant},
-};
+use std::{collections::VecDeque, time::Instant};
 
-/// Two Pulls that find nothing are never closer than this, whatever the peer
-/// claims to have waiting.
-const PULL_GAP: Duration = Duration::from_secs(1);
 /// Answers to a stock peer that are not settled; the oldest is given up first.
 const OFFERS_MAX: usize = 64;
 
@@ -50,6 +45,9 @@ pub struct Delivery {
     /// A state was heard (or the peer shown to be stock) in this process's life.
     heard: bool,
     settled: Mark,
+    /// The highest number settled under this epoch. Above `settled` when the
+    /// peer went back: those rows are gone here and may yet turn up there.
+    highest: u64,
     /// Counts the changes of `settled`: an answer that was asked for before
     /// the last one cannot prove that the peer went back.
     settles: u64,
@@ -85,6 +83,7 @@ impl Delivery {
             kind: saved.kind,
             heard: false,
             settled: saved.settled,
+            highest: saved.settled.number,
             settles: 0,
             newest: saved.newest,
             state: if queued { State::Queued } else { State::Live },
@@ -207,7 +206,10 @@ impl Delivery {
     }
 
     fn may_attempt(&self) -> bool {
-        self.has_rows() && !self.held && !self.epoch_unsaved && self.push.is_none() && !self.pull_is_attempt
+        // Towards a stock peer a second unsaved row could be repeated after a
+        // crash; ours would know it by its number.
+        let unsaved = self.epoch_unsaved || (self.unsaved && self.kind == Kind::Stock);
+        self.has_rows() && !self.held && !unsaved && self.push.is_none() && !self.pull_is_attempt
     }
 
     /// An attempt may still be on its way to the peer.
@@ -231,9 +233,7 @@ impl Delivery {
                 if let Pull::Idle { next } = &mut self.pull {
                     *next = now;
                 }
-            } else if self.kind != Kind::Stock || !self.unsaved {
-                // Towards a stock peer a second unsaved row could be repeated
-                // after a crash; ours would know it by its number.
+            } else {
                 self.push = Some(self.settles);
                 self.actions.push_back(Action::Push { after: self.settled });
             }
@@ -329,6 +329,7 @@ impl Delivery {
 
     fn settle(&mut self, number: u64, id: u64) {
         self.settled = Mark { number, id, ..self.settled };
+        self.highest = self.highest.max(number);
         self.settles += 1;
         self.unsaved = true;
         self.actions.push_back(Action::Forget { through: self.settled });
@@ -340,8 +341,8 @@ impl Delivery {
     }
 
     /// Draws the conclusions from a state the peer told. `fresh`: it was asked
-    /// for after everything settled so far. Only then a lower mark proves that
-    /// the peer went back; an older one crossed a Push on the way.
+    /// for after everything settled so far. Only then it proves that either side
+    /// went back; an older one crossed a Push, or is of a life the peer has lost.
     ///
     /// Returns false when the state proves nothing and another must be asked for.
     fn hear(&mut self, heard: Heard, fresh: bool) -> bool {
@@ -355,24 +356,25 @@ impl Delivery {
             mark if mark.number == 0 => Mark { id: 0, ..mark },
             mark => mark,
         };
-        if theirs.epoch > ours.epoch {
-            self.take_epoch(theirs.epoch);
-        } else if theirs.number > ours.number {
-            match heard.id_here {
-                Some(id) if id == theirs.id => self.settle(theirs.number, theirs.id),
-                _ => self.take_epoch(ours.epoch),
-            }
-        } else if theirs.number < ours.number {
-            if !fresh {
-                return false;
-            }
+        let ahead = theirs.epoch == ours.epoch && theirs.number > ours.number;
+        if theirs == ours {
+            // As it should be.
+        } else if ahead && heard.id_here == Some(theirs.id) {
+            self.settle(theirs.number, theirs.id);
+        } else if !fresh {
+            return false;
+        } else if ahead && heard.id_here.is_none() && theirs.number <= self.highest {
+            // What it lost came back to it: a Push that was late, or a row sent
+            // again before its deletion was on disk.
+            self.settle(theirs.number, theirs.id);
+        } else if theirs.epoch == ours.epoch && theirs.number < ours.number {
             self.settled = theirs;
             self.settles += 1;
             self.offers.clear();
             let because = Because::PeerRestored { from: theirs.number, through: ours.number };
             self.actions.push_back(Action::Save { mark: theirs, because });
-        } else if theirs.id != ours.id {
-            self.take_epoch(ours.epoch);
+        } else {
+            self.take_epoch(theirs.epoch);
         }
         self.heard = true;
         true
@@ -381,6 +383,7 @@ impl Delivery {
     /// Every waiting row is sent again under an epoch above all known ones.
     fn take_epoch(&mut self, above: u64) {
         self.settled = Mark { epoch: above + 1, number: 0, id: 0 };
+        self.highest = 0;
         self.settles += 1;
         self.epoch_unsaved = true;
         self.offers.clear();
@@ -435,87 +438,6 @@ impl Delivery {
         }
         if let Some(&Offer { number, id, .. }) = self.offers.iter().find(|offer| offer.call == call) {
             self.settle(number, id);
-        }
-    }
-
-    // ----- we pull the peer
-
-    /// A verified call proves the peer alive: no back-off any longer, and a
-    /// Pull at once if the last one failed or none ever went well.
-    fn on_call_of_peer(&mut self, now: Instant) {
-        let failed = self.pull_failures > 0 || !self.pulled_once;
-        self.pull_failures = 0;
-        self.pull_failing_since = None;
-        if failed {
-            self.pull_soon(now);
-        }
-    }
-
-    fn pull_soon(&mut self, now: Instant) {
-        let earliest = self.last_empty_pull.map_or(now, |at| at + PULL_GAP).max(now);
-        if let Pull::Idle { next } = &mut self.pull {
-            *next = (*next).min(earliest);
-            self.pull_urgent = true;
-        }
-    }
-
-    /// A peer that pushes has nothing waiting: our next Pull is an interval away.
-    fn on_push_taken(&mut self, now: Instant) {
-        self.push_waits = false;
-        self.on_call_of_peer(now);
-        if let (Pull::Idle { next }, false) = (&mut self.pull, self.pull_urgent) {
-            *next = now + self.retry.pull_wait(&mut self.random);
-        }
-    }
-
-    fn on_pulled(&mut self, now: Instant, heard: Option<Heard>, rows: bool) {
-        let Pull::Pulling { settles } = self.pull else { return };
-        let was_attempt = std::mem::take(&mut self.pull_is_attempt);
-        self.pull_failures = 0;
-        self.pull_failing_since = None;
-        self.pulled_once = true;
-        self.last_empty_pull = (!rows).then_some(now);
-        let wait = if rows { Duration::ZERO } else { self.retry.pull_wait(&mut self.random) };
-        self.pull = Pull::Idle { next: now + wait };
-        match heard {
-            Some(heard) => {
-                self.kind = Kind::Ours;
-                self.hear(heard, settles == self.settles);
-            }
-            None => {
-                self.kind = Kind::Stock;
-                self.heard = true;
-            }
-        }
-        if was_attempt {
-            self.on_attempt_well();
-        }
-    }
-
-    fn on_pull_failed(&mut self, now: Instant, failure: Failure) {
-        if !matches!(self.pull, Pull::Pulling { .. }) {
-            return;
-        }
-        let was_attempt = std::mem::take(&mut self.pull_is_attempt);
-        self.pull_failures = self.pull_failures.saturating_add(1);
-        let since = *self.pull_failing_since.get_or_insert(now);
-        let failing_for = now.saturating_duration_since(since);
-        let wait = self.retry.pull_back_off(self.pull_failures, failing_for, &mut self.random);
-        self.pull = Pull::Idle { next: now + wait };
-        if was_attempt {
-            self.on_attempt_failed(now, failure);
-        }
-    }
-
-    fn on_retry_now(&mut self, now: Instant, push: bool) {
-        self.last_empty_pull = None;
-        self.pull_failures = 0;
-        self.pull_failing_since = None;
-        self.pull_soon(now);
-        match self.state {
-            State::Retrying { failed, .. } => self.state = State::Retrying { failed, at: now },
-            State::Queued if push => self.go_live(),
-            State::Queued | State::Live => {}
         }
     }
 }

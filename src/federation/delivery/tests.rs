@@ -1,7 +1,8 @@
 //! The rules of the machine by table, and by lists of operations.
 
-use super::*;
+use super::{pulls::PULL_GAP, *};
 use proptest::prelude::*;
+use std::time::Duration;
 
 const EPOCH: u64 = 100;
 
