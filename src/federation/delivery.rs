@@ -50,6 +50,9 @@ pub struct Delivery {
     /// A state was heard (or the peer shown to be stock) in this process's life.
     heard: bool,
     settled: Mark,
+    /// The highest number settled under this epoch. Above `settled` when the
+    /// peer went back: those rows are gone here and may yet turn up there.
+    highest: u64,
     /// Counts the changes of `settled`: an answer that was asked for before
     /// the last one cannot prove that the peer went back.
     settles: u64,
@@ -85,6 +88,7 @@ impl Delivery {
             kind: saved.kind,
             heard: false,
             settled: saved.settled,
+            highest: saved.settled.number,
             settles: 0,
             newest: saved.newest,
             state: if queued { State::Queued } else { State::Live },
@@ -329,6 +333,7 @@ impl Delivery {
 
     fn settle(&mut self, number: u64, id: u64) {
         self.settled = Mark { number, id, ..self.settled };
+        self.highest = self.highest.max(number);
         self.settles += 1;
         self.unsaved = true;
         self.actions.push_back(Action::Forget { through: self.settled });
@@ -340,8 +345,8 @@ impl Delivery {
     }
 
     /// Draws the conclusions from a state the peer told. `fresh`: it was asked
-    /// for after everything settled so far. Only then a lower mark proves that
-    /// the peer went back; an older one crossed a Push on the way.
+    /// for after everything settled so far. Only then it proves that either side
+    /// went back; an older one crossed a Push, or is of a life the peer has lost.
     ///
     /// Returns false when the state proves nothing and another must be asked for.
     fn hear(&mut self, heard: Heard, fresh: bool) -> bool {
@@ -355,24 +360,25 @@ impl Delivery {
             mark if mark.number == 0 => Mark { id: 0, ..mark },
             mark => mark,
         };
-        if theirs.epoch > ours.epoch {
-            self.take_epoch(theirs.epoch);
-        } else if theirs.number > ours.number {
-            match heard.id_here {
-                Some(id) if id == theirs.id => self.settle(theirs.number, theirs.id),
-                _ => self.take_epoch(ours.epoch),
-            }
-        } else if theirs.number < ours.number {
-            if !fresh {
-                return false;
-            }
+        let ahead = theirs.epoch == ours.epoch && theirs.number > ours.number;
+        if theirs == ours {
+            // As it should be.
+        } else if ahead && heard.id_here == Some(theirs.id) {
+            self.settle(theirs.number, theirs.id);
+        } else if !fresh {
+            return false;
+        } else if ahead && heard.id_here.is_none() && theirs.number <= self.highest {
+            // What it lost came back to it: a Push that was late, or a row sent
+            // again before its deletion was on disk.
+            self.settle(theirs.number, theirs.id);
+        } else if theirs.epoch == ours.epoch && theirs.number < ours.number {
             self.settled = theirs;
             self.settles += 1;
             self.offers.clear();
             let because = Because::PeerRestored { from: theirs.number, through: ours.number };
             self.actions.push_back(Action::Save { mark: theirs, because });
-        } else if theirs.id != ours.id {
-            self.take_epoch(ours.epoch);
+        } else {
+            self.take_epoch(theirs.epoch);
         }
         self.heard = true;
         true
@@ -381,6 +387,7 @@ impl Delivery {
     /// Every waiting row is sent again under an epoch above all known ones.
     fn take_epoch(&mut self, above: u64) {
         self.settled = Mark { epoch: above + 1, number: 0, id: 0 };
+        self.highest = 0;
         self.settles += 1;
         self.epoch_unsaved = true;
         self.offers.clear();

@@ -201,8 +201,10 @@ impl Oracle {
                     false => self.break_rule(|| format!("event {serial} was applied twice at {to}")),
                 }
             } else if log.iter().any(|&before| before > serial) {
-                // A dead letter may be on its way still, or be alive again in a backup.
-                let excused = event.died || (stock && self.of_restored_sender(serial));
+                // A dead letter, or what a restored sender knows nothing of any more, may
+                // be on its way still; a dead letter may be alive again in a backup.
+                let disowned = self.of_restored_sender(serial) && (stock || !event.in_backup);
+                let excused = event.died || disowned;
                 if !excused {
                     self.break_rule(|| format!("event {serial} was first applied at {to} after a later one"));
                 }
