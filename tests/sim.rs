@@ -58,7 +58,10 @@ fn run_all(seeds: Range<u64>) -> (Sights, Vec<String>) {
             }
             match run(seed) {
                 Ok(sights) => seen.merge(sights),
-                Err(failure) => failures.push(failure),
+                Err(failure) => {
+                    eprintln!("{failure}");
+                    failures.push(failure);
+                }
             }
         }
     };

@@ -1,6 +1,6 @@
 //! What a receiver applies of a stream, and what it remembers of it.
 //!
-//! Pure: the rule `after <= mark < number` within the latest epoch, whatever
+//! Pure: the rule `after = mark < number` within the latest epoch, whatever
 //! lane brought the rows. The mark and the effect are committed together by
 //! who calls this; nothing is stored here.
 
@@ -12,7 +12,7 @@ pub struct Position {
     pub epoch: u64,
     pub number: u64,
     pub id: u64,
-    /// The number the receiver's mark must have reached.
+    /// The number the receiver's mark must be at.
     pub after: u64,
 }
 
@@ -29,7 +29,12 @@ pub enum Verdict {
 
 /// Judges a run of rows (one Push, one Pull answer, one batch) against what was
 /// applied so far. Rows at or below the mark were applied before; a row whose
-/// `after` lies above the mark is not applied, nor what follows it.
+/// `after` is another number than the mark is not applied, nor what follows it.
+///
+/// An `after` below the mark is no better than one above it: the sender does not
+/// know our row at the mark. It dropped that row, then our state sets it right; or
+/// it came from a backup and the row is of its lost life, then applying this one
+/// would pass over what the sender has between `after` and the mark.
 pub fn judge(mark: Mark, rows: &[Position]) -> Verdict {
     let mut reached = mark;
     let mut skip = 0;
@@ -50,7 +55,7 @@ pub fn judge(mark: Mark, rows: &[Position]) -> Verdict {
                 break; // numbers fall within one run: stop at what is in order
             }
             skip += 1;
-        } else if row.after > reached.number {
+        } else if row.after != reached.number {
             break;
         } else {
             reached = Mark { epoch: row.epoch, number: row.number, id: row.id };

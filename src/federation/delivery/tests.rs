@@ -282,6 +282,51 @@ fn a_row_we_do_not_know_means_we_were_restored() {
     }
 }
 
+/// The peer's last words before it was restored, late: they name a row we had
+/// forgotten already when the restored peer made us go back.
+#[test]
+fn a_mark_we_do_not_know_is_asked_for_again_before_it_is_believed() {
+    let mut bench = Bench::ours();
+    bench.give(Input::Stored { newest: 5 });
+    bench.give(pushed(5));
+    bench.give(Input::Stored { newest: 6 });
+    bench.give(Input::Pushed { number: 6, id: 60, heard: Some(heard(2)) });
+    bench.wait(Duration::from_secs(2));
+    for mark in [at(5), at(8), Mark { id: 1, ..at(2) }, Mark { epoch: EPOCH + 3, ..at(1) }] {
+        let heard = Some(Heard { mark, id_here: None });
+        let actions = bench.give(Input::PullAsked { call: 1, heard, waiting: false });
+        assert_eq!(actions[0], Action::Answer { call: 1, after: None });
+        assert_eq!(bench.machine.settled(), at(2), "{mark:?}");
+    }
+    assert_eq!(bench.machine.next_pull(), None, "it is being asked");
+    let heard = Some(Heard { mark: at(8), id_here: None });
+    let renewed = Mark { epoch: EPOCH + 1, number: 0, id: 0 };
+    assert_eq!(
+        bench.give(Input::Pulled { heard, rows: false }),
+        [Action::Save { mark: renewed, because: Because::WeWereRestored }]
+    );
+}
+
+/// A late Push, or a row that was sent again before its deletion was on disk,
+/// gives a restored peer back some of what it lost.
+#[test]
+fn a_mark_within_a_hole_is_no_sign_of_our_own_restore() {
+    let mut bench = Bench::ours();
+    bench.give(Input::Stored { newest: 5 });
+    bench.give(pushed(5));
+    bench.give(Input::Stored { newest: 6 });
+    bench.give(Input::Pushed { number: 6, id: 60, heard: Some(heard(2)) });
+    let within = Some(Heard { mark: at(4), id_here: None });
+    assert_eq!(bench.give(Input::Pushed { number: 6, id: 60, heard: within }), [forget(4), push(4)]);
+    // Beyond all that was ever settled it is one.
+    let beyond = Some(Heard { mark: at(7), id_here: None });
+    let renewed = Mark { epoch: EPOCH + 1, number: 0, id: 0 };
+    assert_eq!(
+        bench.give(Input::Pushed { number: 6, id: 60, heard: beyond }),
+        [Action::Save { mark: renewed, because: Because::WeWereRestored }]
+    );
+}
+
 #[test]
 fn a_state_settles_what_an_earlier_life_had_sent() {
     let mut bench = Bench::new(Saved { settled: at(1), newest: 3, kind: Kind::Ours, ..Saved::default() });

@@ -15,10 +15,11 @@ fn applied(skip: usize, take: usize, mark: Mark) -> Verdict {
 }
 
 #[test]
-fn a_row_is_applied_iff_after_is_reached_and_its_number_is_new() {
+fn a_row_is_applied_iff_it_follows_our_mark() {
     let at = mark(1, 5);
     assert_eq!(judge(at, &[row(1, 6, 5)]), applied(0, 1, mark(1, 6)));
-    assert_eq!(judge(at, &[row(1, 9, 3)]), applied(0, 1, mark(1, 9)));
+    assert_eq!(judge(at, &[row(1, 9, 5)]), applied(0, 1, mark(1, 9)));
+    assert_eq!(judge(at, &[row(1, 9, 3)]), applied(0, 0, at));
     assert_eq!(judge(at, &[row(1, 9, 6)]), applied(0, 0, at));
     assert_eq!(judge(at, &[row(1, 5, 4)]), applied(1, 0, at));
     assert_eq!(judge(at, &[row(1, 4, 3)]), applied(1, 0, at));
@@ -28,6 +29,15 @@ fn a_row_is_applied_iff_after_is_reached_and_its_number_is_new() {
 fn a_run_is_applied_from_the_first_new_row_to_the_first_gap() {
     let rows = [row(1, 4, 3), row(1, 5, 4), row(1, 6, 5), row(1, 8, 6), row(1, 12, 9), row(1, 13, 12)];
     assert_eq!(judge(mark(1, 5), &rows), applied(2, 2, mark(1, 8)));
+}
+
+/// A sender from a backup numbers 8 and 11 anew; a late Push of its lost life
+/// brought us to 10.
+#[test]
+fn a_run_that_does_not_show_our_row_at_the_mark_is_not_applied() {
+    let at = mark(1, 10);
+    assert_eq!(judge(at, &[row(1, 8, 7), row(1, 11, 8)]), applied(1, 0, at));
+    assert_eq!(judge(at, &[row(1, 8, 7), row(1, 10, 8), row(1, 11, 10)]), applied(2, 1, mark(1, 11)));
 }
 
 #[test]
