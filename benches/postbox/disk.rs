@@ -20,6 +20,7 @@ use std::{
     hint::black_box,
     os::unix::fs::FileExt,
     path::Path,
+    sync::Arc,
     time::{Duration, Instant},
 };
 
@@ -119,8 +120,7 @@ async fn one_row_commits(connection: &mut SqliteConnection, span: Duration) -> R
 }
 
 async fn many_row_commits(connection: &mut SqliteConnection, span: Duration) -> Result<f64, Failure> {
-    let places: Vec<String> = (1..=STATEMENT_ROWS).map(|at| format!("(${at})")).collect();
-    let text: std::sync::Arc<str> = format!("INSERT INTO row (body) VALUES {}", places.join(", ")).into();
+    let text: Arc<str> = format!("INSERT INTO row (body) VALUES {}", ["(?)"; STATEMENT_ROWS].join(", ")).into();
     let (since, mut done) = (Instant::now(), 0);
     while since.elapsed() < span {
         sqlx::query("BEGIN IMMEDIATE").execute(&mut *connection).await?;
