@@ -4,12 +4,15 @@
 //! Also the two casts between u64 and SQLite's integers, and the choice of a
 //! page by rows and bytes. Never knows a table.
 
+use super::error;
+use crate::error::Error;
 use sqlx::{
     AssertSqlSafe, Sqlite, SqliteConnection,
     query::Query,
     sqlite::{SqliteArguments, SqliteRow},
 };
 use std::sync::Arc;
+use tokio_stream::{Stream, StreamExt};
 
 pub(super) type Statement<'q> = Query<'q, Sqlite, SqliteArguments>;
 
@@ -106,6 +109,26 @@ pub(super) fn page_len(sizes: impl IntoIterator<Item = i64>, max_bytes: usize) -
             *at == 0 || bytes <= count(max_bytes)
         })
         .count()
+}
+
+/// The rows of a query until they make a page of `max_bytes`: at least one, and
+/// no row is read for nothing but the few that SQLite's thread is ahead.
+pub(super) async fn page<C, R>(
+    mut found: impl Stream<Item = Result<C, sqlx::Error>> + Unpin,
+    row: impl Fn(C) -> R,
+    size: impl Fn(&R) -> usize,
+    max_bytes: usize,
+) -> Result<Vec<R>, Error> {
+    let (mut page, mut bytes) = (Vec::new(), 0usize);
+    while let Some(columns) = found.next().await {
+        let row = row(columns.map_err(error)?);
+        bytes = bytes.saturating_add(size(&row));
+        if bytes > max_bytes && !page.is_empty() {
+            break;
+        }
+        page.push(row);
+    }
+    Ok(page)
 }
 
 #[cfg(test)]
