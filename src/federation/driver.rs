@@ -37,6 +37,9 @@ use tokio_util::sync::CancellationToken;
 
 /// Pushes of the peer that wait for the one being applied.
 const BACKLOG_MAX: usize = 16;
+/// Settled rows of a peer of ours are forgotten together: a commit for each
+/// would compete for the disk with those that callers and peers wait for.
+const FORGET_PAUSE: Duration = Duration::from_millis(20);
 /// At shutdown: for the Push in flight and what is to be saved.
 const FAREWELL: Duration = Duration::from_secs(5);
 
@@ -117,6 +120,8 @@ pub struct Driver {
     saver: Saver,
     saving: bool,
     pushing: bool,
+    /// When the rows that wait to be forgotten are.
+    forget_at: Option<Instant>,
     /// Rows after `ahead_of`, read but not settled.
     ahead: VecDeque<OutRow>,
     ahead_of: u64,
@@ -158,6 +163,7 @@ impl Driver {
             saver,
             saving: false,
             pushing: false,
+            forget_at: None,
             ahead: VecDeque::new(),
             ahead_of: 0,
             applied,
@@ -185,7 +191,7 @@ impl Driver {
                 self.give(Input::Tick).await;
             }
             let deadline = self.machine.deadline();
-            let idle = self.remote.close_idle();
+            let (idle, forget_at) = (self.remote.close_idle(), self.forget_at);
             tokio::select! {
                 () = stop.cancelled() => break,
                 Some(command) = self.commands.recv() => self.on_command(command).await,
@@ -197,6 +203,7 @@ impl Driver {
                 () = sleep_until(deadline.unwrap_or_else(Instant::now).into()), if deadline.is_some() => {
                     self.give(Input::Tick).await;
                 }
+                () = sleep_until(forget_at.unwrap_or_else(Instant::now).into()), if forget_at.is_some() => self.save_next(),
                 () = sleep_until(idle.unwrap_or_else(tokio::time::Instant::now)), if idle.is_some() => {}
             }
         }
@@ -206,6 +213,7 @@ impl Driver {
     async fn finish(&mut self) {
         self.stopping = true;
         self.commands.close();
+        self.save_next();
         let farewell = tokio::time::sleep(FAREWELL);
         tokio::pin!(farewell);
         while self.unfinished() {
@@ -377,9 +385,10 @@ impl Driver {
     }
 
     fn save_next(&mut self) {
-        if self.saving {
+        if self.saving || self.forgetting_may_wait() {
             return;
         }
+        self.forget_at = None;
         if let Some((mark, op)) = self.saver.next() {
             self.saving = true;
             let (inner, peer) = (self.inner.clone(), self.peer.clone());
@@ -388,6 +397,15 @@ impl Driver {
                 Finished::Saved(mark)
             });
         }
+    }
+
+    /// Towards a stock peer the next Push waits for what the last one settled.
+    fn forgetting_may_wait(&mut self) -> bool {
+        if self.stopping || self.machine.kind() != Kind::Ours || !self.saver.only_forgets() {
+            return false;
+        }
+        let now = Instant::now();
+        *self.forget_at.get_or_insert(now + FORGET_PAUSE) > now
     }
 
     /// What the operator reads of a call, and the metrics.

@@ -47,6 +47,12 @@ impl Saver {
         }
     }
 
+    /// Nothing waits but rows to be forgotten, and more of them may come. If
+    /// the node dies first they are settled again by the peer's state.
+    pub fn only_forgets(&self) -> bool {
+        self.waiting.len() == 1 && matches!(self.waiting[0], Save::Forget(_))
+    }
+
     /// The next op, and the mark that is on disk once it is committed.
     pub fn next(&mut self) -> Option<(Mark, Op)> {
         let save = self.waiting.pop_front()?;

@@ -6,7 +6,7 @@ use super::{
     batch::InboundRow as NewRow,
     error,
     op::{Gone, ROWS_AN_OP},
-    rows::{ManyRows, bits, count, counter, unbits},
+    rows::{ManyRows, bits, count, counter, page, unbits},
 };
 use crate::{
     error::Error,
@@ -24,32 +24,25 @@ pub struct InboundRow {
     pub body: Bytes,
 }
 
+type InboundColumns = (i64, i64, i64, Vec<u8>);
+
 impl Store {
     /// The events after a cursor, oldest first: at most `max_rows`, and no more
     /// than `max_bytes` of bodies unless the first alone has more.
     pub async fn inbound_page(&self, after: u64, max_rows: usize, max_bytes: usize) -> Result<Vec<InboundRow>, Error> {
-        let found: Vec<(i64, i64, i64, Vec<u8>)> = sqlx::query_as(
-            "SELECT inbound.cursor, inbound.peer, inbound.received_at, inbound.body
-             FROM (SELECT cursor, row_number() OVER log AS place, sum(size) OVER log AS bytes
-                   FROM (SELECT cursor, size FROM inbound WHERE cursor > $1 ORDER BY cursor LIMIT $2) AS head
-                   WINDOW log AS (ORDER BY cursor)) AS page
-             JOIN inbound ON inbound.cursor = page.cursor
-             WHERE page.bytes <= $3 OR page.place = 1
-             ORDER BY page.cursor",
+        let found = sqlx::query_as::<_, InboundColumns>(
+            "SELECT cursor, peer, received_at, body FROM inbound WHERE cursor > $1 ORDER BY cursor LIMIT $2",
         )
         .bind(counter(after))
         .bind(count(max_rows))
-        .bind(count(max_bytes))
-        .fetch_all(&self.readers)
-        .await
-        .map_err(error)?;
-        let row = |(cursor, peer, received_at, body): (i64, i64, i64, Vec<u8>)| InboundRow {
+        .fetch(&self.readers);
+        let row = |(cursor, peer, received_at, body): InboundColumns| InboundRow {
             cursor: unbits(cursor),
             peer: PeerId(peer),
             received_at: Millis(received_at),
             body: body.into(),
         };
-        Ok(found.into_iter().map(row).collect())
+        page(found, row, |row| row.body.len(), max_bytes).await
     }
 
     /// The oldest cursor that is kept and the newest; `None` while none is.

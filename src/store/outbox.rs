@@ -7,7 +7,7 @@ use super::{
     batch::{Batch, OutboxRow},
     error,
     op::{Gone, ROWS_AN_OP},
-    rows::{ManyRows, bits, count, counter, page_len, unbits},
+    rows::{ManyRows, bits, count, counter, page, page_len, unbits},
 };
 use crate::{
     error::Error,
@@ -74,24 +74,15 @@ impl Store {
         max_rows: usize,
         max_bytes: usize,
     ) -> Result<Vec<OutRow>, Error> {
-        // The sums come from the index; only the bodies of the page are read.
-        let found: Vec<OutColumns> = sqlx::query_as(
-            "SELECT outbox.number, outbox.peer, outbox.id, outbox.stored_at, outbox.body
-             FROM (SELECT number, row_number() OVER queue AS place, sum(size) OVER queue AS bytes
-                   FROM (SELECT number, size FROM outbox WHERE peer = $1 AND number > $2 ORDER BY number LIMIT $3) AS head
-                   WINDOW queue AS (ORDER BY number)) AS page
-             JOIN outbox ON outbox.number = page.number
-             WHERE page.bytes <= $4 OR page.place = 1
-             ORDER BY page.number",
+        let found = sqlx::query_as::<_, OutColumns>(
+            "SELECT number, peer, id, stored_at, body FROM outbox WHERE peer = $1 AND number > $2
+             ORDER BY number LIMIT $3",
         )
         .bind(peer.0)
         .bind(counter(after))
         .bind(count(max_rows))
-        .bind(count(max_bytes))
-        .fetch_all(&self.readers)
-        .await
-        .map_err(error)?;
-        Ok(found.into_iter().map(out_row).collect())
+        .fetch(&self.readers);
+        page(found, out_row, |row| row.body.len(), max_bytes).await
     }
 
     pub async fn outbox_row(&self, number: u64) -> Result<Option<OutRow>, Error> {

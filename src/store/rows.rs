@@ -4,12 +4,15 @@
 //! Also the two casts between u64 and SQLite's integers, and the choice of a
 //! page by rows and bytes. Never knows a table.
 
+use super::error;
+use crate::error::Error;
 use sqlx::{
     AssertSqlSafe, Sqlite, SqliteConnection,
     query::Query,
     sqlite::{SqliteArguments, SqliteRow},
 };
-use std::{fmt::Write, sync::Arc};
+use std::sync::Arc;
+use tokio_stream::{Stream, StreamExt};
 
 pub(super) type Statement<'q> = Query<'q, Sqlite, SqliteArguments>;
 
@@ -21,8 +24,7 @@ pub(super) struct ManyRows {
 }
 
 impl ManyRows {
-    /// `row` is written with `?` for each column: `(?, ?)`; the numbered
-    /// parameters of both dialects are made of it.
+    /// `row` is written with `?` for each column: `(?, ?)`.
     pub(super) fn new(head: &str, row: &str, tail: &str) -> Self {
         Self { texts: SIZES.map(|size| text(head, row, tail, size).into()) }
     }
@@ -67,25 +69,11 @@ impl ManyRows {
     }
 }
 
+/// The parameters stay without numbers: SQLite looks a numbered one up by a
+/// walk through all of them, which costs more than the rows of a long list.
+/// A dialect that must have numbers can be given them here.
 fn text(head: &str, row: &str, tail: &str, rows: usize) -> String {
-    let mut out = format!("{head} ");
-    let mut parameter = 0;
-    for at in 0..rows {
-        if at > 0 {
-            out.push_str(", ");
-        }
-        for character in row.chars() {
-            if character == '?' {
-                parameter += 1;
-                write!(out, "${parameter}").expect("writing to a String cannot fail");
-            } else {
-                out.push(character);
-            }
-        }
-    }
-    out.push(' ');
-    out.push_str(tail);
-    out
+    format!("{head} {} {tail}", vec![row; rows].join(", "))
 }
 
 /// A u64 lies in SQLite as the i64 of the same bits; it is never compared
@@ -121,6 +109,26 @@ pub(super) fn page_len(sizes: impl IntoIterator<Item = i64>, max_bytes: usize) -
             *at == 0 || bytes <= count(max_bytes)
         })
         .count()
+}
+
+/// The rows of a query until they make a page of `max_bytes`: at least one, and
+/// no row is read for nothing but the few that SQLite's thread is ahead.
+pub(super) async fn page<C, R>(
+    mut found: impl Stream<Item = Result<C, sqlx::Error>> + Unpin,
+    row: impl Fn(C) -> R,
+    size: impl Fn(&R) -> usize,
+    max_bytes: usize,
+) -> Result<Vec<R>, Error> {
+    let (mut page, mut bytes) = (Vec::new(), 0usize);
+    while let Some(columns) = found.next().await {
+        let row = row(columns.map_err(error)?);
+        bytes = bytes.saturating_add(size(&row));
+        if bytes > max_bytes && !page.is_empty() {
+            break;
+        }
+        page.push(row);
+    }
+    Ok(page)
 }
 
 #[cfg(test)]

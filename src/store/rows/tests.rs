@@ -3,10 +3,10 @@
 use super::*;
 
 #[test]
-fn a_text_numbers_its_parameters() {
+fn a_text_repeats_its_row_and_numbers_no_parameter() {
     assert_eq!(
         text("INSERT INTO t VALUES", "(?, ?)", "RETURNING a", 2),
-        "INSERT INTO t VALUES ($1, $2), ($3, $4) RETURNING a"
+        "INSERT INTO t VALUES (?, ?), (?, ?) RETURNING a"
     );
 }
 

@@ -1,0 +1,105 @@
+//! The benchmarks of the postbox, against real nodes: each a process of its
+//! own, TLS on, keys pinned.
+//!
+//! `cargo bench --bench postbox [-- NAME…] [--quick] [--json]`
+//!
+//! Every figure stands beside a baseline measured in the same run, right
+//! before it: what the machine gives without this program. The load of the
+//! machine is printed too; figures of a busy one are worth little, ratios more.
+
+#[path = "postbox/delivery.rs"]
+mod delivery;
+#[path = "postbox/disk.rs"]
+mod disk;
+#[path = "postbox/echo.rs"]
+mod echo;
+#[path = "postbox/idle.rs"]
+mod idle;
+#[path = "postbox/load.rs"]
+mod load;
+#[path = "../tests/common/process.rs"]
+mod process;
+#[path = "postbox/report.rs"]
+mod report;
+#[path = "postbox/send.rs"]
+mod send;
+
+use report::Report;
+use std::{env, process::ExitCode, time::Duration};
+
+type Failure = Box<dyn std::error::Error + Send + Sync>;
+
+const NAMES: [&str; 5] = ["baselines", "idle", "send", "push", "drain"];
+/// How this program is told to be the echo server; a directory follows.
+const ECHO: &str = "--echo-server";
+
+/// How much is measured.
+#[derive(Debug, Clone, Copy)]
+struct Size {
+    rounds: usize,
+    /// How long a rate is measured, after a fifth of it to warm up.
+    span: Duration,
+    /// Events pushed one at a time.
+    pushes: u64,
+    /// Events drained by Pull.
+    drained: u64,
+}
+
+const FULL: Size = Size { rounds: 3, span: Duration::from_secs(3), pushes: 10_000, drained: 1_000_000 };
+const QUICK: Size = Size { rounds: 1, span: Duration::from_millis(500), pushes: 1_000, drained: 50_000 };
+
+fn main() -> ExitCode {
+    let arguments: Vec<String> = env::args().skip(1).collect();
+    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => return complain(&error.into()),
+    };
+    let done = match &arguments[..] {
+        [echo, dir] if echo == ECHO => runtime.block_on(echo::serve(dir.as_ref())),
+        _ => runtime.block_on(run(&arguments)),
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => complain(&failure),
+    }
+}
+
+fn complain(failure: &Failure) -> ExitCode {
+    eprintln!("error: {failure}");
+    ExitCode::FAILURE
+}
+
+async fn run(arguments: &[String]) -> Result<(), Failure> {
+    let (mut size, mut json, mut names) = (FULL, false, vec![]);
+    for argument in arguments {
+        match argument.as_str() {
+            "--quick" => size = QUICK,
+            "--json" => json = true,
+            // What cargo itself says.
+            "--bench" => {}
+            name if NAMES.contains(&name) => names.push(name),
+            other => return Err(format!("{other}: not one of {NAMES:?}, --quick, --json").into()),
+        }
+    }
+    if names.is_empty() {
+        names = NAMES.to_vec();
+    }
+    let mut report = Report::new(json);
+    report.machine("at the start");
+    for name in names {
+        match name {
+            "baselines" => disk::baselines(&mut report, size).await?,
+            "idle" => idle::run(&mut report, size).await?,
+            "send" => send::run(&mut report, size).await?,
+            "push" => delivery::push(&mut report, size).await?,
+            _ => delivery::drain(&mut report, size).await?,
+        }
+    }
+    report.machine("at the end");
+    Ok(())
+}
+
+/// Data lies below `target/`, on a disk; the temporary directory may be memory.
+fn directory() -> Result<tempfile::TempDir, Failure> {
+    Ok(tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR"))?)
+}

@@ -1,0 +1,104 @@
+//! How fast events go from one node to another: pushed one at a time while
+//! both are up, and pulled by the page when one was away.
+
+use crate::{
+    Failure, Size, disk,
+    echo::EchoProcess,
+    idle::{memory, start},
+    load::Backend,
+    process::NodeProcess,
+    report::{Aim, Figure, Report},
+};
+use pillarbox::store::Store;
+use std::time::Instant;
+
+/// Two nodes that know each other and have met.
+async fn pair(a: &NodeProcess, b: &NodeProcess) -> Result<Backend, Failure> {
+    b.add_peer(a);
+    a.add_peer(b);
+    let backend = Backend::of(a).await?;
+    backend.until(&b.server_id, "reached", |peer| peer.outbound_ok_at > 0).await?;
+    Ok(backend)
+}
+
+/// One Push waits for the answer to the one before, and the answer for the
+/// disk: so no more than 1 / (one call + one commit) can be had.
+pub async fn push(report: &mut Report, size: Size) -> Result<(), Failure> {
+    let dirs = [crate::directory()?, crate::directory()?, crate::directory()?];
+    let (a, b) = (NodeProcess::start(dirs[0].path(), &[]), NodeProcess::start(dirs[1].path(), &[]));
+    let (backend, echo) = (pair(&a, &b).await?, EchoProcess::start().await?);
+    let store = Store::open(dirs[2].path()).await?;
+    let (mut values, mut limits) = (vec![], vec![]);
+    for round in 0..size.rounds as u64 {
+        let (call, commit) = (echo.per_second(1, size.span).await?, disk::store_commits(&store, size.span).await?);
+        limits.push(1.0 / (1.0 / call + 1.0 / commit));
+        a.ok(&["queue", "hold", &b.server_id]);
+        backend.fill(&b.server_id, round * size.pushes..(round + 1) * size.pushes).await?;
+        a.ok(&["queue", "release", &b.server_id]);
+        // The clock starts when the first are gone: the command took its time, too.
+        let first = backend.until(&b.server_id, "pushed to", |peer| peer.queued < size.pushes).await?;
+        let since = Instant::now();
+        backend.until(&b.server_id, "up to date", |peer| peer.queued == 0).await?;
+        values.push(first.queued as f64 / since.elapsed().as_secs_f64());
+    }
+    store.close().await;
+    report.add(
+        &Figure::new("Push, one at a time, A to B", "/s", values)
+            .beside("1 / (one echo + one commit)", limits)
+            .aim(Aim::Ratio(0.7)),
+    );
+    drop((a, b));
+    applied(dirs[1].path(), size.pushes * size.rounds as u64).await
+}
+
+/// B was away while A's queue grew; it comes back and pulls all of it.
+pub async fn drain(report: &mut Report, size: Size) -> Result<(), Failure> {
+    let dirs = [crate::directory()?, crate::directory()?];
+    // A peer that is away is Queued after its first failure.
+    let settings = [("FEDERATION__PUSH_RETRIES", "0")];
+    let (mut a, mut b) = (NodeProcess::start(dirs[0].path(), &settings), NodeProcess::start(dirs[1].path(), &settings));
+    let backend = pair(&a, &b).await?;
+    b.kill();
+    backend.fill(&b.server_id, 0..1).await?;
+    backend.until(&b.server_id, "queued", |peer| peer.state == "queued").await?;
+    let since = Instant::now();
+    backend.fill(&b.server_id, 1..size.drained).await?;
+    let filled = (size.drained - 1) as f64 / since.elapsed().as_secs_f64();
+    let filling = memory(&a, "VmHWM")?;
+    a.kill();
+
+    let (mut a, starting) = start(dirs[0].path(), &settings);
+    let backend = Backend::of(&a).await?;
+    let rows = disk::rows_per_second(size.span).await?;
+    let mut b = NodeProcess::start(dirs[1].path(), &settings);
+    let since = Instant::now();
+    backend.until(&b.server_id, "up to date", |peer| peer.queued == 0).await?;
+    let drained = size.drained as f64 / since.elapsed().as_secs_f64();
+    let (sender, receiver) = (memory(&a, "VmHWM")?, memory(&b, "VmHWM")?);
+    a.kill();
+    b.kill();
+    applied(dirs[1].path(), size.drained).await?;
+
+    let (baseline, count) = ("SQLite, rows at 1,024 a commit", size.drained);
+    report.add(
+        &Figure::new("Send of 1,024 a call, 4 in flight, events", "/s", vec![filled]).beside(baseline, vec![rows]),
+    );
+    report.add(&Figure::new("the node's peak memory meanwhile", "MiB", vec![filling]).aim(Aim::AtMost(150.0)));
+    report.add(&Figure::new(format!("start with {count} waiting"), "ms", vec![starting.as_secs_f64() * 1000.0]));
+    report.add(
+        &Figure::new(format!("Pull drain of {count} events"), "/s", vec![drained])
+            .beside(baseline, vec![rows])
+            .aim(Aim::AtLeast(100_000.0)),
+    );
+    report.add(&Figure::new("sender's peak memory", "MiB", vec![sender]).aim(Aim::AtMost(150.0)));
+    report.add(&Figure::new("receiver's peak memory", "MiB", vec![receiver]).aim(Aim::AtMost(150.0)));
+    Ok(())
+}
+
+/// A figure counts only if everything arrived, once.
+async fn applied(dir: &std::path::Path, wanted: u64) -> Result<(), Failure> {
+    let store = Store::open(dir).await?;
+    let found = store.inbound_range().await?.map_or(0, |range| range.end() + 1 - range.start());
+    store.close().await;
+    if found == wanted { Ok(()) } else { Err(format!("the receiver has {found} events, not {wanted}").into()) }
+}
