@@ -10,6 +10,7 @@ use crate::{
     node::{Node, Ready, StartError},
 };
 use clap::ValueEnum;
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use serde::Serialize;
 use serde_json::Value;
 use std::{
@@ -115,6 +116,7 @@ impl Settings {
 pub fn run(args: Args, data_dir: Option<PathBuf>) -> Result<(), Failure> {
     let config = args.settings.load(data_dir)?;
     start_log(config.log_format)?;
+    raise_open_files();
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()
@@ -123,6 +125,16 @@ pub fn run(args: Args, data_dir: Option<PathBuf>) -> Result<(), Failure> {
     // What the node did not end by itself must not hold up the exit.
     runtime.shutdown_background();
     result
+}
+
+/// Each connection is a file, and many systems begin with a bound of 1,024.
+fn raise_open_files() {
+    let Rlimit { current, maximum } = getrlimit(Resource::Nofile);
+    if current != maximum
+        && let Err(error) = setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum })
+    {
+        tracing::warn!(%error, "the bound of open files stays as it is; it also bounds the connections");
+    }
 }
 
 /// Prints what is in effect, as TOML or with `--json` as an object.

@@ -111,8 +111,12 @@ impl TestNode {
         Ok(())
     }
 
+    pub fn node(&self) -> &Node {
+        self.node.as_ref().unwrap()
+    }
+
     pub fn federation(&self) -> &Federation {
-        self.node.as_ref().unwrap().federation()
+        self.node().federation()
     }
 
     /// PEM that a client may trust as a root.

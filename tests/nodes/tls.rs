@@ -1,12 +1,21 @@
 //! Whose server it is: pinned keys and certificates of an authority.
 
 use crate::{
-    common::{TestNode, faulty::Faulty, federate},
+    common::{LONG, TestNode, faulty::Faulty, federate},
     eventually,
 };
-use pillarbox::{federation::AddPeer, net::Mode, store::KeyOrigin};
+use pillarbox::{
+    federation::AddPeer,
+    identity::node_key::NodeKey,
+    net::{
+        Mode, certificate,
+        dial::{DialConfig, Dialer, Target},
+    },
+    store::KeyOrigin,
+};
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
 use std::path::Path;
+use tokio::time::Instant;
 
 #[tokio::test]
 async fn a_self_signed_server_is_refused_under_another_key_than_the_pinned_one() {
@@ -100,4 +109,44 @@ async fn nodes_without_tls_federate_over_loopback() {
     let elsewhere = AddPeer { server_id: "a.example:7443".parse().unwrap(), key: None, address: None, plaintext: true };
     let error = a.federation().add_peer(elsewhere).await.map(drop).unwrap_err();
     assert!(error.to_string().contains("loopback"), "{error}");
+}
+
+/// What the operator's files say now: a certificate that speaks for this key.
+fn speak_for(dir: &Path, key: &NodeKey) {
+    let sign = |framed: &[u8]| key.sign_framed(framed);
+    let pems = certificate::self_signed(&["localhost".into()], &key.public(), &sign).unwrap();
+    std::fs::write(dir.join("cert.pem"), pems.cert).unwrap();
+    std::fs::write(dir.join("key.pem"), pems.key).unwrap();
+}
+
+#[tokio::test]
+async fn changed_certificate_files_are_served_after_a_reload_and_broken_ones_never() {
+    let files = tempfile::tempdir().unwrap();
+    let keys = ["one.key", "two.key"].map(|name| NodeKey::load_or_make(&files.path().join(name)).unwrap());
+    speak_for(files.path(), &keys[0]);
+    let node = TestNode::start_with(|config| {
+        config.tls.mode = Mode::Files;
+        config.tls.cert = files.path().join("cert.pem");
+        config.tls.key = files.path().join("key.pem");
+    })
+    .await;
+    let dialer = Dialer::new(&DialConfig::default()).unwrap();
+    let speaks_for = async |key: &NodeKey| {
+        let target = Target {
+            id: node.id.clone(),
+            address: Some((node.address.ip().to_string(), node.address.port())),
+            plaintext: false,
+            http1: false,
+            pinned: Some(key.public()),
+            trusted: true,
+        };
+        dialer.dial(&target, Instant::now() + LONG).await.is_ok()
+    };
+    assert!(speaks_for(&keys[0]).await && !speaks_for(&keys[1]).await);
+    speak_for(files.path(), &keys[1]);
+    node.node().reload().await.unwrap();
+    assert!(!speaks_for(&keys[0]).await && speaks_for(&keys[1]).await);
+    std::fs::write(files.path().join("cert.pem"), "not a certificate").unwrap();
+    assert!(node.node().reload().await.is_err());
+    assert!(speaks_for(&keys[1]).await);
 }
