@@ -101,7 +101,7 @@ impl NodeProcess {
         let log = File::options().create(true).append(true).open(dir.with_extension("log")).unwrap();
         let mut command = bare(Command::new("sh"));
         command.args(["-c", r#"trap "" XFSZ; exec "$@""#, "sh", BINARY, "serve", "--data-dir"]);
-        command.arg(dir).env("PILLARBOX_LISTEN", "127.0.0.1:0");
+        command.arg(dir).env("PILLARBOX_LISTEN", "127.0.0.1:0").env("RUST_LOG", "info,pillarbox::federation=debug");
         for (key, value) in settings {
             command.env(format!("PILLARBOX_{key}"), value);
         }
@@ -171,5 +171,8 @@ impl NodeProcess {
 impl Drop for NodeProcess {
     fn drop(&mut self) {
         self.kill();
+        if std::thread::panicking() {
+            eprintln!("--- log of {}\n{}", self.dir.display(), log(&self.dir));
+        }
     }
 }

@@ -3,7 +3,7 @@
 //! The data directory is a small tmpfs. Where nothing may be mounted the
 //! tests say so and pass; not where `CI=true` promises that it may.
 
-use super::load::{Door, Load, Pair, QUICK, eventually, fares};
+use super::load::{Door, Load, Pair, QUICK, drained, eventually, fares, scratch};
 use crate::process::{NodeProcess, log};
 use std::{
     fs::File,
@@ -81,7 +81,7 @@ pub fn mount_with(arguments: &[&str], at: &Path) -> bool {
 #[test]
 fn below_the_floor_new_rows_are_refused_and_queues_still_drain() {
     let Some(disk) = Disk::new() else { return };
-    let dir = tempfile::tempdir().unwrap();
+    let dir = scratch();
     let mut pair = Pair::start(&disk.data(), &dir.path().join("b"));
     let (at_a, at_b) = (Door::new(&pair.a, &pair.b), Door::new(&pair.b, &pair.a));
     let mut load = Load::new();
@@ -97,7 +97,7 @@ fn below_the_floor_new_rows_are_refused_and_queues_still_drain() {
     // What A held goes out, though it takes nothing in.
     assert!(fares(&pair.a, &pair.b)["queued"].as_u64() >= Some(200));
     pair.a.ok(&["queue", "release", &pair.b.server_id]);
-    eventually("A's queue drains", || (fares(&pair.a, &pair.b)["queued"] == 0).then_some(()));
+    drained(&pair.a, &pair.b);
     // B keeps what A cannot take, and goes on taking from its own.
     load.progress(1, 50);
     assert!(fares(&pair.b, &pair.a)["queued"].as_u64() > Some(0));

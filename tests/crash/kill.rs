@@ -1,6 +1,6 @@
 //! `kill -9` of sender and receiver under load.
 
-use super::load::{Door, Load, Pair, QUICK, give_up, pause};
+use super::load::{Door, Load, Pair, QUICK, give_up, pause, scratch};
 use crate::process::NodeProcess;
 use std::time::Duration;
 
@@ -96,7 +96,7 @@ fn kill_9_of_sender_and_receiver_loses_nothing_and_repeats_nothing() {
 
 #[test]
 fn a_caller_that_dies_leaves_an_event_that_is_delivered_or_nothing() {
-    let dir = tempfile::tempdir().unwrap();
+    let dir = scratch();
     let pair = Pair::start(&dir.path().join("a"), &dir.path().join("b"));
     let door = Door::new(&pair.a, &pair.b);
     let ledgers: Vec<_> = (0..5).flat_map(|round| give_up(&door, round * 400..(round + 1) * 400)).collect();

@@ -1,6 +1,6 @@
 //! What a node finds when it starts, and the signals that end it.
 
-use super::load::{DEADLINE, Door, Load, Pair, QUICK, eventually, fares, pause};
+use super::load::{DEADLINE, Door, Load, Pair, QUICK, eventually, fares, pause, scratch};
 use crate::process::{NodeProcess, Starting, log};
 use rustix::process::Signal;
 use std::{
@@ -23,7 +23,7 @@ fn assert_says(said: &str, words: &[&str]) {
 
 #[test]
 fn a_second_process_on_a_data_directory_exits_1_and_says_why() {
-    let dir = tempfile::tempdir().unwrap();
+    let dir = scratch();
     let mut node = NodeProcess::start(&dir.path().join("n"), QUICK);
     let said = refusal(NodeProcess::spawn(node.dir(), QUICK));
     assert_says(&said, &["exit status: 1)", "another pillarbox runs on", "--data-dir"]);
@@ -34,7 +34,7 @@ fn a_second_process_on_a_data_directory_exits_1_and_says_why() {
 
 #[test]
 fn another_id_exits_64_and_names_server_rename() {
-    let dir = tempfile::tempdir().unwrap();
+    let dir = scratch();
     let data = dir.path().join("n");
     NodeProcess::start(&data, &[("SERVER_ID", "a.example:7443")]).stop();
     let said = refusal(NodeProcess::spawn(&data, &[("SERVER_ID", "b.example:7443")]));
@@ -44,7 +44,7 @@ fn another_id_exits_64_and_names_server_rename() {
 
 #[test]
 fn a_taken_port_exits_1_and_names_it() {
-    let dir = tempfile::tempdir().unwrap();
+    let dir = scratch();
     let taken = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = taken.local_addr().unwrap().to_string();
     let said = refusal(NodeProcess::spawn(&dir.path().join("n"), &[("LISTEN", &address)]));
@@ -53,7 +53,7 @@ fn a_taken_port_exits_1_and_names_it() {
 
 #[test]
 fn port_0_takes_the_port_of_the_last_run_again() {
-    let dir = tempfile::tempdir().unwrap();
+    let dir = scratch();
     let data = dir.path().join("n");
     let mut node = NodeProcess::start(&data, QUICK);
     let (listen, id, key) = (node.listen.clone(), node.server_id.clone(), node.key.clone());
@@ -74,7 +74,7 @@ fn port_0_takes_the_port_of_the_last_run_again() {
 
 #[test]
 fn a_key_that_others_can_read_is_refused() {
-    let dir = tempfile::tempdir().unwrap();
+    let dir = scratch();
     let data = dir.path().join("n");
     NodeProcess::start(&data, QUICK).stop();
     let key = data.join("node.key");
@@ -89,7 +89,7 @@ fn a_key_that_others_can_read_is_refused() {
 
 #[test]
 fn sigkill_while_starting_is_harmless() {
-    let dir = tempfile::tempdir().unwrap();
+    let dir = scratch();
     let (a, b) = (dir.path().join("a"), dir.path().join("b"));
     let mut key = None;
     for at in 0..40 {
@@ -113,7 +113,7 @@ fn sigkill_while_starting_is_harmless() {
 
 #[test]
 fn sigterm_under_load_ends_in_good_order_and_loses_nothing() {
-    let dir = tempfile::tempdir().unwrap();
+    let dir = scratch();
     let (a, b) = (dir.path().join("a"), dir.path().join("b"));
     let mut pair = Pair::start(&a, &b);
     let (at_a, at_b) = (Door::new(&pair.a, &pair.b), Door::new(&pair.b, &pair.a));
@@ -149,7 +149,7 @@ fn sigterm_under_load_ends_in_good_order_and_loses_nothing() {
 
 #[test]
 fn a_second_sigint_ends_the_process_at_once() {
-    let dir = tempfile::tempdir().unwrap();
+    let dir = scratch();
     let data = dir.path().join("n");
     // A request that never ends holds up the first one's good order for a
     // while. Should the machine sleep through that while, it is tried again.

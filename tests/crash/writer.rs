@@ -7,7 +7,7 @@
 
 use super::{
     disk::mount_with,
-    load::{Door, Load, Pair, eventually, fares},
+    load::{Door, Load, Pair, eventually, fares, scratch},
 };
 use crate::process::{NodeProcess, log};
 use rustix::process::{Pid, Resource, Rlimit, prlimit};
@@ -44,7 +44,7 @@ impl Drop for ReadOnly<'_> {
 
 #[test]
 fn while_a_sender_cannot_write_it_says_unavailable_and_stays_up() {
-    let dir = tempfile::tempdir().unwrap();
+    let dir = scratch();
     let mut pair = Pair::start(&dir.path().join("a"), &dir.path().join("b"));
     let (at_a, at_b) = (Door::new(&pair.a, &pair.b), Door::new(&pair.b, &pair.a));
     let mut load = Load::new();
@@ -66,7 +66,7 @@ fn while_a_sender_cannot_write_it_says_unavailable_and_stays_up() {
 
 #[test]
 fn a_read_only_database_is_taken_up_again_when_it_can_be_written() {
-    let dir = tempfile::tempdir().unwrap();
+    let dir = scratch();
     let a = dir.path().join("a");
     let mut pair = Pair::start(&a, &dir.path().join("b"));
     let (at_a, at_b) = (Door::new(&pair.a, &pair.b), Door::new(&pair.b, &pair.a));
@@ -94,7 +94,7 @@ fn a_read_only_database_is_taken_up_again_when_it_can_be_written() {
 
 #[test]
 fn a_receiver_that_cannot_write_answers_so_and_pulls_nothing_and_gets_all_once() {
-    let dir = tempfile::tempdir().unwrap();
+    let dir = scratch();
     let mut pair = Pair::start(&dir.path().join("a"), &dir.path().join("b"));
     let at_a = Door::new(&pair.a, &pair.b);
     let mut load = Load::new();
