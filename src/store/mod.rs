@@ -48,6 +48,13 @@ static MIGRATIONS: Migrator = sqlx::migrate!("src/store/migrations");
 
 /// Bound of the WAL between checkpoints, once nobody reads in it.
 const WAL_BYTES: u64 = 16 << 20;
+/// Pages of the WAL that are copied into the file in one go: one that many
+/// commits change is copied once. Half the bound, so that the WAL's file, which
+/// is cut to the bound and must not grow again each time, keeps its length.
+const CHECKPOINT_PAGES: u64 = WAL_BYTES / 2 / 4096;
+/// What one transaction changes stays in memory until its commit; beyond this
+/// SQLite writes pages out, maybe more than once. Taken only when needed.
+const WRITER_CACHE_KIB: i64 = 16 << 10;
 /// How long one statement waits for another process that holds the file.
 const BUSY: Duration = Duration::from_secs(5);
 /// How long a read waits for a free reader.
@@ -159,6 +166,9 @@ fn writing(path: &Path) -> SqliteConnectOptions {
         .journal_mode(SqliteJournalMode::Wal)
         .synchronous(SqliteSynchronous::Full)
         .pragma("journal_size_limit", WAL_BYTES.to_string())
+        .pragma("wal_autocheckpoint", CHECKPOINT_PAGES.to_string())
+        // Negative: KiB rather than pages.
+        .pragma("cache_size", (-WRITER_CACHE_KIB).to_string())
         .thread_name(|_| "store-writer".into())
 }
 
