@@ -23,6 +23,8 @@ mod process;
 mod report;
 #[path = "postbox/send.rs"]
 mod send;
+#[path = "postbox/usage.rs"]
+mod usage;
 
 use report::Report;
 use std::{env, process::ExitCode, time::Duration};

@@ -4,10 +4,11 @@
 use crate::{
     Failure, Size, disk,
     echo::EchoProcess,
-    idle::{memory, start},
-    load::Backend,
+    idle::start,
+    load::{Backend, Shape},
     process::NodeProcess,
     report::{Aim, Figure, Report},
+    usage::{cpu, memory},
 };
 use pillarbox::store::Store;
 use std::time::Instant;
@@ -28,18 +29,21 @@ pub async fn push(report: &mut Report, size: Size) -> Result<(), Failure> {
     let (a, b) = (NodeProcess::start(dirs[0].path(), &[]), NodeProcess::start(dirs[1].path(), &[]));
     let (backend, echo) = (pair(&a, &b).await?, EchoProcess::start().await?);
     let store = Store::open(dirs[2].path()).await?;
-    let (mut values, mut limits) = (vec![], vec![]);
+    let (mut values, mut limits, mut sender, mut receiver) = (vec![], vec![], vec![], vec![]);
     for round in 0..size.rounds as u64 {
-        let (call, commit) = (echo.per_second(1, size.span).await?, disk::store_commits(&store, size.span).await?);
+        let (call, commit) = (echo.calls(1, size.span).await?.calls, disk::store_commits(&store, size.span).await?);
         limits.push(1.0 / (1.0 / call + 1.0 / commit));
         a.ok(&["queue", "hold", &b.server_id]);
-        backend.fill(&b.server_id, round * size.pushes..(round + 1) * size.pushes).await?;
+        backend.fill(&b.server_id, Shape::Added, round * size.pushes..(round + 1) * size.pushes).await?;
         a.ok(&["queue", "release", &b.server_id]);
         // The clock starts when the first are gone: the command took its time, too.
         let first = backend.until(&b.server_id, "pushed to", |peer| peer.queued < size.pushes).await?;
-        let since = Instant::now();
+        let (since, used) = (Instant::now(), [cpu(a.pid())?, cpu(b.pid())?]);
         backend.until(&b.server_id, "up to date", |peer| peer.queued == 0).await?;
-        values.push(first.queued as f64 / since.elapsed().as_secs_f64());
+        let count = first.queued as f64;
+        values.push(count / since.elapsed().as_secs_f64());
+        sender.push((cpu(a.pid())? - used[0]) * 1e6 / count);
+        receiver.push((cpu(b.pid())? - used[1]) * 1e6 / count);
     }
     store.close().await;
     report.add(
@@ -47,51 +51,58 @@ pub async fn push(report: &mut Report, size: Size) -> Result<(), Failure> {
             .beside("1 / (one echo + one commit)", limits)
             .aim(Aim::Ratio(0.7)),
     );
+    report.add(&Figure::new("Push: CPU of the sender", "µs", sender));
+    report.add(&Figure::new("Push: CPU of the receiver", "µs", receiver));
     drop((a, b));
     applied(dirs[1].path(), size.pushes * size.rounds as u64).await
 }
 
 /// B was away while A's queue grew; it comes back and pulls all of it.
 pub async fn drain(report: &mut Report, size: Size) -> Result<(), Failure> {
+    drain_of(report, size, Shape::Added, "user added").await?;
+    drain_of(report, size, Shape::Rejected, "invite rejected").await
+}
+
+async fn drain_of(report: &mut Report, size: Size, shape: Shape, what: &str) -> Result<(), Failure> {
     let dirs = [crate::directory()?, crate::directory()?];
     // A peer that is away is Queued after its first failure.
     let settings = [("FEDERATION__PUSH_RETRIES", "0")];
     let (mut a, mut b) = (NodeProcess::start(dirs[0].path(), &settings), NodeProcess::start(dirs[1].path(), &settings));
     let backend = pair(&a, &b).await?;
     b.kill();
-    backend.fill(&b.server_id, 0..1).await?;
+    backend.fill(&b.server_id, shape, 0..1).await?;
     backend.until(&b.server_id, "queued", |peer| peer.state == "queued").await?;
     let since = Instant::now();
-    backend.fill(&b.server_id, 1..size.drained).await?;
+    backend.fill(&b.server_id, shape, 1..size.drained).await?;
     let filled = (size.drained - 1) as f64 / since.elapsed().as_secs_f64();
-    let filling = memory(&a, "VmHWM")?;
+    let filling = memory(a.pid(), "VmHWM")?;
     a.kill();
 
     let (mut a, starting) = start(dirs[0].path(), &settings);
     let backend = Backend::of(&a).await?;
     let rows = disk::rows_per_second(size.span).await?;
     let mut b = NodeProcess::start(dirs[1].path(), &settings);
-    let since = Instant::now();
+    let (since, used) = (Instant::now(), [cpu(a.pid())?, cpu(b.pid())?]);
     backend.until(&b.server_id, "up to date", |peer| peer.queued == 0).await?;
     let drained = size.drained as f64 / since.elapsed().as_secs_f64();
-    let (sender, receiver) = (memory(&a, "VmHWM")?, memory(&b, "VmHWM")?);
+    let used = [cpu(a.pid())? - used[0], cpu(b.pid())? - used[1]].map(|used| used * 1e6 / size.drained as f64);
+    let (sender, receiver) = (memory(a.pid(), "VmHWM")?, memory(b.pid(), "VmHWM")?);
     a.kill();
     b.kill();
     applied(dirs[1].path(), size.drained).await?;
 
-    let (baseline, count) = ("SQLite, rows at 1,024 a commit", size.drained);
-    report.add(
-        &Figure::new("Send of 1,024 a call, 4 in flight, events", "/s", vec![filled]).beside(baseline, vec![rows]),
-    );
-    report.add(&Figure::new("the node's peak memory meanwhile", "MiB", vec![filling]).aim(Aim::AtMost(150.0)));
-    report.add(&Figure::new(format!("start with {count} waiting"), "ms", vec![starting.as_secs_f64() * 1000.0]));
-    report.add(
-        &Figure::new(format!("Pull drain of {count} events"), "/s", vec![drained])
-            .beside(baseline, vec![rows])
-            .aim(Aim::AtLeast(100_000.0)),
-    );
-    report.add(&Figure::new("sender's peak memory", "MiB", vec![sender]).aim(Aim::AtMost(150.0)));
-    report.add(&Figure::new("receiver's peak memory", "MiB", vec![receiver]).aim(Aim::AtMost(150.0)));
+    let (baseline, memory) = ("SQLite, rows at 1,024 a commit", Aim::AtMost(150.0));
+    let (drained, filled) = (vec![drained], vec![filled]);
+    let starting = vec![starting.as_secs_f64() * 1000.0];
+    report.add(&Figure::new(format!("{what}: Send, 1,024 a call"), "/s", filled).beside(baseline, vec![rows]));
+    report.add(&Figure::new(format!("{what}: most memory meanwhile"), "MiB", vec![filling]).aim(memory));
+    report.add(&Figure::new(format!("{what}: start with {} waiting", size.drained), "ms", starting));
+    let name = format!("{what}: Pull drain of {}", size.drained);
+    report.add(&Figure::new(name, "/s", drained).beside(baseline, vec![rows]).aim(Aim::AtLeast(100_000.0)));
+    report.add(&Figure::new(format!("{what}: CPU of the sender"), "µs", vec![used[0]]));
+    report.add(&Figure::new(format!("{what}: CPU of the receiver"), "µs", vec![used[1]]));
+    report.add(&Figure::new(format!("{what}: sender's most memory"), "MiB", vec![sender]).aim(memory));
+    report.add(&Figure::new(format!("{what}: receiver's most memory"), "MiB", vec![receiver]).aim(memory));
     Ok(())
 }
 

@@ -3,7 +3,7 @@
 use crate::{
     Failure, Size,
     echo::EchoProcess,
-    load::{EVENT, event},
+    load::{EVENT, Shape, event},
     report::{Figure, Report},
 };
 use pillarbox::{
@@ -54,9 +54,9 @@ pub async fn baselines(report: &mut Report, size: Size) -> Result<(), Failure> {
             one_row_commits(&mut sqlite, size.span).await?,
             many_row_commits(&mut sqlite, size.span).await?,
             store_commits(&store, size.span).await?,
-            echo.per_second(1, size.span).await?,
-            echo.per_second(64, size.span).await?,
-            echo.per_second(512, size.span).await?,
+            echo.calls(1, size.span).await?.calls,
+            echo.calls(64, size.span).await?.calls,
+            echo.calls(512, size.span).await?.calls,
             made,
             verified,
         ];
@@ -147,7 +147,7 @@ pub async fn rows_per_second(span: Duration) -> Result<f64, Failure> {
 /// Events a second that the store takes one after the other, each on disk
 /// before the next.
 pub async fn store_commits(store: &Store, span: Duration) -> Result<f64, Failure> {
-    let body = event(0);
+    let body = event(Shape::Added, 0);
     let (since, mut done) = (Instant::now(), 0);
     while since.elapsed() < span {
         let row = Change::Enqueue { peer: PeerId(1), id: done, stored_at: Millis::now(), body: body.clone() };

@@ -5,7 +5,7 @@
 
 use crate::{
     ECHO, Failure,
-    load::{connect, event, per_second},
+    load::{Rate, Shape, calls, connect, event},
 };
 use bytes::Bytes;
 use pillarbox::{
@@ -84,15 +84,15 @@ impl EchoProcess {
         Ok(Self { child, link, _dir: dir })
     }
 
-    /// Calls answered a second: one event there and back.
-    pub async fn per_second(&self, in_flight: usize, span: Duration) -> Result<f64, Failure> {
+    /// One event there and back a call.
+    pub async fn calls(&self, in_flight: usize, span: Duration) -> Result<Rate, Failure> {
         let client = PostboxServiceClient::with_origin(self.link.clone(), self.link.origin());
-        let body = event(0);
+        let body = event(Shape::Added, 0);
         let call = move || {
             let (mut client, body) = (client.clone(), body.clone());
             async move { client.push(body).await.map(drop) }
         };
-        per_second(in_flight, span, call).await
+        calls(self.child.id(), in_flight, span, call).await
     }
 }
 

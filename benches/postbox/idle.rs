@@ -5,9 +5,9 @@ use crate::{
     Failure, Size,
     process::NodeProcess,
     report::{Aim, Figure, Report},
+    usage::memory,
 };
 use std::{
-    fs,
     path::Path,
     time::{Duration, Instant},
 };
@@ -26,7 +26,7 @@ pub async fn run(report: &mut Report, size: Size) -> Result<(), Failure> {
             let (mut node, took) = start(dir.path(), &[]);
             ready.push(took.as_secs_f64() * 1000.0);
             sleep(SETTLED).await;
-            resident.push(memory(&node, "VmRSS")?);
+            resident.push(memory(node.pid(), "VmRSS")?);
             node.kill();
         }
     }
@@ -42,12 +42,4 @@ pub fn start(dir: &Path, settings: &[(&str, &str)]) -> (NodeProcess, Duration) {
     let since = Instant::now();
     let node = NodeProcess::start(dir, settings);
     (node, since.elapsed())
-}
-
-/// `field` of /proc/PID/status in MiB: VmRSS is now, VmHWM the most so far.
-pub fn memory(node: &NodeProcess, field: &str) -> Result<f64, Failure> {
-    let status = fs::read_to_string(format!("/proc/{}/status", node.pid()))?;
-    let line = status.lines().find_map(|line| line.strip_prefix(field)).ok_or("no such field in /proc/PID/status")?;
-    let kib: f64 = line.trim_start_matches(':').trim().trim_end_matches(" kB").parse()?;
-    Ok(kib / 1024.0)
 }

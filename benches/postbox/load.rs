@@ -1,7 +1,7 @@
 //! What drives a node from outside: a connection as any client has one, calls
 //! in flight, and a queue filled and watched through the Mailroom.
 
-use crate::{Failure, process::NodeProcess};
+use crate::{Failure, process::NodeProcess, usage::cpu};
 use bytes::{BufMut, Bytes};
 use pillarbox::{
     net::{
@@ -12,7 +12,7 @@ use pillarbox::{
         pillarbox::postbox::v1::{Peer, PeersRequest, SendRequest, mailroom_client::MailroomClient},
         protocol::sync::v1::{
             Event,
-            event::{Kind, UserAddedToGuild},
+            event::{Kind, UserAddedToGuild, UserRejectedInvite},
         },
     },
 };
@@ -23,6 +23,7 @@ use prost::{
 use std::{
     future::Future,
     net::SocketAddr,
+    ops::Range,
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering::Relaxed},
@@ -47,13 +48,28 @@ const FILLERS: u64 = 4;
 /// Nothing here takes longer, unless it hangs.
 const PATIENCE: Duration = Duration::from_secs(600);
 
-/// An event of [`EVENT`] bytes: some user, one in a million million, was added
-/// to one of a thousand guilds. A field that nobody knows fills it up.
-pub fn event(number: u64) -> Bytes {
-    // Ids are random in life: neighbours in the queue are none in a guild list.
-    let user_id = number.wrapping_add(1).wrapping_mul(0x9e37_79b9_7f4a_7c15);
-    let added = UserAddedToGuild { user_id, guild_id: number % 1000 };
-    let mut body = Event { kind: Some(Kind::UserAddedToGuild(added)) }.encode_to_vec();
+/// What the receiver does with an event.
+#[derive(Debug, Clone, Copy)]
+pub enum Shape {
+    /// A user was added to a guild: the log, and a row of the guild list at a
+    /// random place in it.
+    Added,
+    /// A user rejected an invite: the log alone.
+    Rejected,
+}
+
+/// An event of [`EVENT`] bytes: one of ten thousand users and a thousand
+/// guilds. A field that nobody knows fills it up.
+pub fn event(shape: Shape, number: u64) -> Bytes {
+    // Ids are random in life: neighbours in the queue are none in a list. No
+    // pair comes twice, since 7919 and 10,000 share no factor.
+    let user_id = (number * 7919 % 10_000 + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    let guild_id = number / 10_000 + 1;
+    let kind = match shape {
+        Shape::Added => Kind::UserAddedToGuild(UserAddedToGuild { user_id, guild_id }),
+        Shape::Rejected => Kind::UserRejectedInvite(UserRejectedInvite { guild_id, user_id, invite_id: "i".into() }),
+    };
+    let mut body = Event { kind: Some(kind) }.encode_to_vec();
     encode_key(2000, WireType::LengthDelimited, &mut body);
     // The length takes two bytes itself.
     let rest = EVENT - body.len() - 2;
@@ -77,8 +93,16 @@ pub async fn connect(listen: &str, key: &str) -> Result<Link, Failure> {
     Ok(Dialer::new(&DialConfig::default())?.dial(&target, deadline).await?)
 }
 
-/// Calls finished a second with so many in flight.
-pub async fn per_second<C, F>(in_flight: usize, span: Duration, call: C) -> Result<f64, Failure>
+/// How calls went.
+pub struct Rate {
+    /// Calls finished a second.
+    pub calls: f64,
+    /// Microseconds of the called process on a core, a call.
+    pub cpu: f64,
+}
+
+/// Calls `process` with so many in flight.
+pub async fn calls<C, F>(process: u32, in_flight: usize, span: Duration, call: C) -> Result<Rate, Failure>
 where
     C: Fn() -> F + Send + Sync + 'static,
     F: Future<Output = Result<(), Status>> + Send + 'static,
@@ -96,14 +120,14 @@ where
         });
     }
     sleep(span / 5).await;
-    let (before, since) = (done.load(Relaxed), Instant::now());
+    let (before, used, since) = (done.load(Relaxed), cpu(process)?, Instant::now());
     sleep(span).await;
-    let rate = (done.load(Relaxed) - before) as f64 / since.elapsed().as_secs_f64();
+    let (count, used, took) = ((done.load(Relaxed) - before) as f64, cpu(process)? - used, since.elapsed());
     stop.cancel();
     while let Some(ended) = tasks.join_next().await {
         ended??;
     }
-    Ok(rate)
+    Ok(Rate { calls: count / took.as_secs_f64(), cpu: used * 1e6 / count })
 }
 
 /// The homeserver behind a node.
@@ -135,7 +159,7 @@ impl Backend {
     }
 
     /// Sends events numbered `from..to`, many a call.
-    pub async fn fill(&self, to: &str, numbers: std::ops::Range<u64>) -> Result<(), Failure> {
+    pub async fn fill(&self, to: &str, shape: Shape, numbers: Range<u64>) -> Result<(), Failure> {
         let next = Arc::new(AtomicU64::new(numbers.start));
         let mut tasks = JoinSet::new();
         for _ in 0..FILLERS {
@@ -146,7 +170,9 @@ impl Backend {
                     if first >= end {
                         return Ok::<_, Status>(());
                     }
-                    backend.send(&to, (first..end.min(first + FILL_EVENTS)).map(event).collect()).await?;
+                    backend
+                        .send(&to, (first..end.min(first + FILL_EVENTS)).map(|number| event(shape, number)).collect())
+                        .await?;
                 }
             });
         }

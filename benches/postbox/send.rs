@@ -4,7 +4,7 @@
 use crate::{
     Failure, Size,
     echo::EchoProcess,
-    load::{Backend, event, per_second},
+    load::{Backend, Rate, Shape, calls, event},
     process::NodeProcess,
     report::{Aim, Figure, Report},
 };
@@ -25,18 +25,22 @@ pub async fn run(report: &mut Report, size: Size) -> Result<(), Failure> {
     let (backend, echo) = (Backend::of(&node).await?, EchoProcess::start().await?);
     let next = Arc::new(AtomicU64::new(0));
     for in_flight in [1, 64, 512] {
-        let (mut values, mut baseline) = (vec![], vec![]);
+        let (mut sends, mut echoes) = (vec![], vec![]);
         for _ in 0..size.rounds {
-            baseline.push(echo.per_second(in_flight, size.span).await?);
+            echoes.push(echo.calls(in_flight, size.span).await?);
             let (backend, next) = (backend.clone(), next.clone());
             let call = move || {
-                let (backend, body) = (backend.clone(), event(next.fetch_add(1, Relaxed)));
+                let (backend, body) = (backend.clone(), event(Shape::Added, next.fetch_add(1, Relaxed)));
                 async move { backend.send(AWAY, vec![body]).await }
             };
-            values.push(per_second(in_flight, size.span, call).await?);
+            sends.push(calls(node.pid(), in_flight, size.span, call).await?);
         }
-        let figure = Figure::new(format!("Send, {in_flight} in flight"), "/s", values).beside("unary echo", baseline);
+        let each = |of: fn(&Rate) -> f64| (sends.iter().map(of).collect(), echoes.iter().map(of).collect());
+        let (name, (values, baseline)) = (format!("Send, {in_flight} in flight"), each(|rate| rate.calls));
+        let figure = Figure::new(&name, "/s", values).beside("unary echo", baseline);
         report.add(&if in_flight == 64 { figure.aim(Aim::Ratio(0.6)) } else { figure });
+        let (values, baseline) = each(|rate| rate.cpu);
+        report.add(&Figure::new(format!("{name}: CPU of the node"), "µs", values).beside("unary echo", baseline));
     }
     Ok(())
 }

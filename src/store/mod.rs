@@ -48,9 +48,10 @@ static MIGRATIONS: Migrator = sqlx::migrate!("src/store/migrations");
 
 /// Bound of the WAL between checkpoints, once nobody reads in it.
 const WAL_BYTES: u64 = 16 << 20;
-/// The pages of so much WAL are written to the file in one go: a page that many
-/// commits change goes there once.
-const CHECKPOINT_PAGES: u64 = WAL_BYTES / 4096;
+/// Pages of the WAL that are copied into the file in one go: one that many
+/// commits change is copied once. Half the bound, so that the WAL's file, which
+/// is cut to the bound and must not grow again each time, keeps its length.
+const CHECKPOINT_PAGES: u64 = WAL_BYTES / 2 / 4096;
 /// What one transaction changes stays in memory until its commit; beyond this
 /// SQLite writes pages out, maybe more than once. Taken only when needed.
 const WRITER_CACHE_KIB: i64 = 16 << 10;
