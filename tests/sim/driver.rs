@@ -26,6 +26,9 @@ impl World {
                     let state = life.machine.state();
                     self.oracle.break_rule(|| format!("{side:?} pushes while {state:?} or held"));
                 }
+                if self.is_stock(side.peer) && self.forgets_unwritten(side) {
+                    self.oracle.break_rule(|| format!("{side:?} pushes while a settled row is not forgotten on disk"));
+                }
                 let wait = self.rng.between(0, 20);
                 self.plan_in(wait, Happening::ReadRow { side, life: id, after });
             }

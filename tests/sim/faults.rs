@@ -95,11 +95,11 @@ impl World {
     fn plan_clients(&mut self) {
         for _ in 0..self.rng.between(3, 9) {
             let (side, at, events) = (self.some_side(), self.some_time(), self.rng.between(1, 9));
-            self.plan_at(at, Happening::Client { from: side.node, to: side.peer, events });
+            self.plan_client(side, at, events);
         }
         for _ in 0..5 {
             let (side, at) = (self.some_side(), self.rng.between(FAULTS_END + 1, EVENTS_END));
-            self.plan_at(at, Happening::Client { from: side.node, to: side.peer, events: 1 });
+            self.plan_client(side, at, 1);
         }
     }
 
@@ -135,35 +135,70 @@ impl World {
 
     fn plan_restore(&mut self) {
         let (node, backup) = (self.some_node(), self.some_time());
-        let at = (backup + self.some_length(40_000)).min(FAULTS_END - 2);
-        let down = self.some_length(10_000);
-        self.fault(backup, Fault::Backup { node });
-        self.fault(at, Fault::Restore { node });
-        self.fault(at + down, Fault::Start { node });
-        // What is stored after it must not be lost.
         let peer = (node + 1 + self.rng.index(self.all() - 1)) % self.all();
-        let (soon, events) = (self.rng.between(0, 5_000), self.rng.between(1, 6));
-        self.plan_at(at + down + soon, Happening::Client { from: node, to: peer, events });
-        if self.rng.chance(50) {
-            self.plan_restore_amid_traffic(node, peer, backup, at);
+        let side = Side { node, peer };
+        match self.rng.index(3) {
+            0 => {
+                let at = backup + self.some_length(40_000);
+                let down = self.some_length(10_000);
+                self.plan_restore_at(side, backup, at, down);
+            }
+            1 => self.plan_restore_amid_traffic(side, backup),
+            _ => self.plan_restore_at_once(side, backup),
         }
     }
 
+    fn plan_restore_at(&mut self, side: Side, backup: Ms, at: Ms, down: Ms) {
+        let at = at.min(FAULTS_END - 2);
+        self.fault(backup, Fault::Backup { node: side.node });
+        self.fault(at, Fault::Restore { node: side.node });
+        self.fault(at + down, Fault::Start { node: side.node });
+        // What is stored after it must not be lost.
+        let (soon, events) = (self.rng.between(0, 4_000), self.rng.between(1, 6));
+        self.plan_client(side, at + down + soon, events);
+    }
+
     /// Messages of the life before the restore arrive in the life after it.
-    fn plan_restore_amid_traffic(&mut self, node: usize, peer: usize, backup: Ms, at: Ms) {
+    fn plan_restore_amid_traffic(&mut self, side: Side, backup: Ms) {
+        let at = backup + self.some_length(40_000);
+        self.plan_restore_at(side, backup, at, 50);
         for _ in 0..self.rng.between(1, 4) {
             let when = self.rng.between(backup.max(at.saturating_sub(4_000)), at + 3_000);
             let events = self.rng.between(1, 4);
-            let here = Side { node, peer };
-            let Side { node: from, peer: to } = if self.rng.chance(70) { here } else { self.some_side() };
-            self.plan_at(when, Happening::Client { from, to, events });
+            let client = if self.rng.chance(70) { side } else { self.some_side() };
+            self.plan_client(client, when, events);
         }
-        let link = Link { cut: None, slow: self.rng.between(500, 4_000) };
-        for (from, to) in [(node, peer), (peer, node)] {
-            self.fault(at.saturating_sub(2_000), Fault::SetLink { from, to, link });
-            self.fault(at + 6_000, Fault::SetLink { from, to, link: Link::default() });
+        let slow = self.rng.between(500, 4_000);
+        self.plan_slow(side, at.saturating_sub(2_000), at + 6_000, slow);
+        self.plan_slow(Side { node: side.peer, peer: side.node }, at.saturating_sub(2_000), at + 6_000, slow);
+    }
+
+    /// The rows stored right after the backup are under way when the life after
+    /// the restore gives their numbers to others.
+    fn plan_restore_at_once(&mut self, side: Side, backup: Ms) {
+        let at = backup + self.rng.between(50, 1_500);
+        let down = self.rng.between(1, 50);
+        self.plan_restore_at(side, backup, at, down);
+        for _ in 0..self.rng.between(1, 3) {
+            let (when, events) = (self.rng.between(backup, at), self.rng.between(1, 3));
+            self.plan_client(side, when, events);
         }
-        self.fault(at + 50, Fault::Start { node });
+        for _ in 0..self.rng.between(1, 3) {
+            let (when, events) = (at + down + self.rng.between(0, 3_000), self.rng.between(1, 3));
+            let client = if self.rng.chance(60) { side } else { self.some_side() };
+            self.plan_client(client, when, events);
+        }
+        let slow = self.rng.between(500, 4_000);
+        self.plan_slow(side, backup.saturating_sub(100), at, slow);
+    }
+
+    fn plan_client(&mut self, Side { node, peer }: Side, at: Ms, events: u64) {
+        self.plan_at(at, Happening::Client { from: node, to: peer, events });
+    }
+
+    fn plan_slow(&mut self, Side { node: from, peer: to }: Side, at: Ms, until: Ms, slow: Ms) {
+        self.fault(at, Fault::SetLink { from, to, link: Link { cut: None, slow } });
+        self.fault(until, Fault::SetLink { from, to, link: Link::default() });
     }
 
     fn plan_operator(&mut self) {

@@ -190,6 +190,12 @@ impl World {
         }
     }
 
+    /// A crash now would make a row be sent again.
+    pub fn forgets_unwritten(&self, side: Side) -> bool {
+        let pending = &self.nodes[side.node].pending;
+        pending.iter().any(|op| op.peer == side.peer && matches!(op.change, Change::Forget(_)))
+    }
+
     fn plan_commit(&mut self, node: usize) {
         let slow = self.rng.chance(5);
         let wait = self.rng.between(1, if slow { 700 } else { 30 });

@@ -140,6 +140,21 @@ fn at_most_one_push_to_a_stock_peer_is_unsaved() {
 }
 
 #[test]
+fn only_a_state_settles_what_went_to_a_peer_of_ours() {
+    let mut bench = Bench::ours();
+    bench.give(Input::Stored { newest: 2 });
+    // It is asked what it is now before another row leaves.
+    let bare = bench.give(Input::Pushed { number: 1, id: 10, heard: None });
+    assert_eq!((bench.machine.settled(), bare), (at(0), vec![Action::Pull { waiting: false }]));
+    bench.give(Input::Pulled { heard: Some(heard(0)), rows: false });
+    bench.give(Input::PushFailed(Failure::Refused));
+    bench.give(pull_asked(0, false));
+    bench.give(Input::Offered { call: 0, number: 2, id: 20, all: true });
+    assert_eq!(bench.give(Input::AnswerSettled { call: 0 }), []);
+    assert_eq!((bench.machine.settled(), bench.machine.state()), (at(0), State::Queued));
+}
+
+#[test]
 fn retries_are_at_once_then_doubling_with_full_jitter_then_queued() {
     let ceilings = [0, 500, 1000, 2000, 4000].map(Duration::from_millis);
     let mut bench = Bench::ours();
