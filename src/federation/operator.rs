@@ -101,18 +101,22 @@ impl Federation {
         row.ok_or_else(|| Error::NotFound(format!("no event waits under number {number}")))
     }
 
-    /// Makes dead letters of one row (or of all): how many.
-    pub async fn drop_queued(&self, peer: &Peer, number: Option<u64>) -> Result<u64, Error> {
+    /// Makes dead letters of one row (or of all): how many. Goes on without a
+    /// caller that goes away, and the driver looks again however far it came.
+    pub async fn drop_queued(&self, peer: &Arc<Peer>, number: Option<u64>) -> Result<u64, Error> {
         let (from, through) = number.map_or((0, u64::MAX >> 1), |number| (number, number));
-        let (rows, bytes) = janitor::bury(&self.0, peer.row_id(), from, through, "dropped").await?;
-        peer.release(rows, bytes);
-        if rows == 0
-            && let Some(number) = number
-        {
-            return Err(Error::NotFound(format!("no event waits for {} under number {number}", peer.server_id())));
+        let (inner, whose) = (self.0.clone(), peer.clone());
+        let dropped = self.0.tasks.spawn(async move {
+            let buried = janitor::bury(&inner, whose.row_id(), from, through, "dropped").await;
+            whose.tell(Command::LookAgain).await?;
+            buried
+        });
+        match (dropped.await.map_err(Error::internal)??, number) {
+            ((0, _), Some(number)) => {
+                Err(Error::NotFound(format!("no event waits for {} under number {number}", peer.server_id())))
+            }
+            ((rows, _), _) => Ok(rows),
         }
-        peer.tell(Command::LookAgain).await?;
-        Ok(rows)
     }
 
     /// A page of dead letters, newest first; `before`: those older than this one.
