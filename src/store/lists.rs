@@ -42,26 +42,6 @@ impl Store {
         let row = |(invite, peer, inviter)| InviteRow { invite, peer: PeerId(peer), inviter: unbits(inviter) };
         Ok(found.into_iter().map(row).collect())
     }
-
-    /// How many rows of guild lists a peer has made here.
-    pub async fn guild_count(&self, peer: PeerId) -> Result<u64, Error> {
-        let found: i64 = sqlx::query_scalar("SELECT count(*) FROM guild WHERE peer = $1")
-            .bind(peer.0)
-            .fetch_one(&self.readers)
-            .await
-            .map_err(error)?;
-        Ok(unbits(found))
-    }
-
-    /// How many open invites a peer has made here.
-    pub async fn invite_count(&self, peer: PeerId) -> Result<u64, Error> {
-        let found: i64 = sqlx::query_scalar("SELECT count(*) FROM invite WHERE peer = $1")
-            .bind(peer.0)
-            .fetch_one(&self.readers)
-            .await
-            .map_err(error)?;
-        Ok(unbits(found))
-    }
 }
 
 pub(super) async fn write(connection: &mut SqliteConnection, batch: &Batch) -> Result<(), sqlx::Error> {

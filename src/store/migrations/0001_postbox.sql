@@ -110,7 +110,6 @@ CREATE TABLE guild (
     peer     INTEGER NOT NULL,
     PRIMARY KEY (user_id, guild_id, peer)
 ) STRICT, WITHOUT ROWID;
-CREATE INDEX guild_share ON guild (peer);
 
 CREATE TABLE invite (
     user_id    INTEGER NOT NULL,
@@ -119,7 +118,6 @@ CREATE TABLE invite (
     inviter_id INTEGER NOT NULL,
     PRIMARY KEY (user_id, invite_id, peer)
 ) STRICT, WITHOUT ROWID;
-CREATE INDEX invite_share ON invite (peer);
 
 -- The token itself is never kept, only its SHA-256.
 CREATE TABLE token (
