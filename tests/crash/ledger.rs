@@ -3,7 +3,10 @@
 use crate::process::log;
 use pillarbox::{proto::protocol::sync::v1::Event, proto::protocol::sync::v1::event::Kind, store::Store};
 use prost::Message;
-use std::{collections::HashSet, path::Path};
+use std::{
+    collections::{BTreeSet, HashSet},
+    path::Path,
+};
 
 /// One writer's events are `user-added` with its number as the guild and
 /// 0, 1, 2 … as the user.
@@ -57,9 +60,10 @@ impl Held {
                 }
             }
         }
+        let users: BTreeSet<u64> = applied.iter().map(|(_, user)| *user).collect();
         let mut listed = 0;
-        for peer in store.peers().await? {
-            listed += store.guild_count(peer.id).await?;
+        for user in users {
+            listed += store.guilds(user).await?.len() as u64;
         }
         let held = Self {
             applied,
