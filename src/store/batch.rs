@@ -23,7 +23,7 @@ use crate::{
     types::{Mark, Millis, PeerId},
 };
 use bytes::Bytes;
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, HashMap};
 
 /// What the writer gives next.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -66,14 +66,15 @@ pub(super) struct OutState {
     pub(super) queued: Option<bool>,
 }
 
-pub(super) struct Batch {
+pub(super) struct Batch<'a> {
     pub(super) counters: Counters,
-    /// As they stand, with the marks of this batch applied.
-    streams_in: HashMap<PeerId, Mark>,
+    /// The streams of all peers before this batch.
+    pub(super) streams_in: &'a HashMap<PeerId, Mark>,
     pub(super) outbox: Vec<OutboxRow>,
     pub(super) settled: BTreeMap<PeerId, Settled>,
     pub(super) out: BTreeMap<PeerId, OutState>,
-    pub(super) marked: BTreeSet<PeerId>,
+    /// Where this batch leaves the streams it moves.
+    pub(super) marked: BTreeMap<PeerId, Mark>,
     pub(super) inbound: Vec<InboundRow>,
     pub(super) guilds: BTreeMap<(u64, u64, PeerId), bool>,
     pub(super) invites: BTreeMap<(u64, String, PeerId), Option<u64>>,
@@ -82,24 +83,15 @@ pub(super) struct Batch {
     pub(super) tokens: BTreeMap<TokenHash, Millis>,
 }
 
-/// The peers whose streams must be known before the changes are admitted.
-pub(super) fn guarded<'a>(changes: impl IntoIterator<Item = &'a Change>) -> BTreeSet<PeerId> {
-    let peer = |change: &Change| match change {
-        Change::Mark { peer, .. } => Some(*peer),
-        _ => None,
-    };
-    changes.into_iter().filter_map(peer).collect()
-}
-
-impl Batch {
-    pub(super) fn new(counters: Counters, streams_in: HashMap<PeerId, Mark>) -> Self {
+impl<'a> Batch<'a> {
+    pub(super) fn new(counters: Counters, streams_in: &'a HashMap<PeerId, Mark>) -> Self {
         Self {
             counters,
             streams_in,
             outbox: Vec::new(),
             settled: BTreeMap::new(),
             out: BTreeMap::new(),
-            marked: BTreeSet::new(),
+            marked: BTreeMap::new(),
             inbound: Vec::new(),
             guilds: BTreeMap::new(),
             invites: BTreeMap::new(),
@@ -126,8 +118,8 @@ impl Batch {
         Ok(result)
     }
 
-    pub(super) fn stream_in(&self, peer: PeerId) -> Mark {
-        self.streams_in.get(&peer).copied().unwrap_or_default()
+    fn stream_in(&self, peer: PeerId) -> Mark {
+        self.marked.get(&peer).or_else(|| self.streams_in.get(&peer)).copied().unwrap_or_default()
     }
 
     /// The guards, each against what the changes before it would leave.
@@ -179,8 +171,7 @@ impl Batch {
                 self.out.insert(*peer, OutState { epoch, settled, settled_id, queued: Some(queued) });
             }
             Change::Mark { peer, now, .. } => {
-                self.streams_in.insert(*peer, *now);
-                self.marked.insert(*peer);
+                self.marked.insert(*peer, *now);
             }
             Change::Inbound { peer, received_at, body } => {
                 let cursor = self.counters.cursor;

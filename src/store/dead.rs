@@ -4,7 +4,7 @@
 use super::{
     Named, Store, error,
     op::{Gone, ROWS_AN_OP},
-    rows::{ManyRows, bits, count, unbits},
+    rows::{ManyRows, Script, bits, count, unbits},
 };
 use crate::{
     error::Error,
@@ -129,7 +129,7 @@ async fn totals(connection: &mut SqliteConnection) -> Result<Vec<DeadTotal>, sql
     Ok(found.into_iter().map(total).collect())
 }
 
-pub(super) async fn insert(connection: &mut SqliteConnection, letters: &[DeadLetter]) -> Result<(), sqlx::Error> {
+pub(super) fn insert(script: &mut Script, letters: &[DeadLetter]) {
     static INSERT: LazyLock<ManyRows> = LazyLock::new(|| {
         ManyRows::new(
             "INSERT INTO dead (peer, direction, reason, died_at, number, last_number, row_id, size, body) VALUES",
@@ -137,14 +137,11 @@ pub(super) async fn insert(connection: &mut SqliteConnection, letters: &[DeadLet
             "",
         )
     });
-    INSERT
-        .execute(connection, letters, |statement, letter| {
-            let statement = statement.bind(letter.peer.0).bind(letter.direction.name()).bind(letter.reason.clone());
-            let statement = statement.bind(letter.died_at.0).bind(bits(letter.number)).bind(bits(letter.last_number));
-            statement.bind(bits(letter.row_id)).bind(count(letter.body.len())).bind(letter.body.to_vec())
-        })
-        .await?;
-    Ok(())
+    INSERT.write(script, letters, |script, letter| {
+        script.bind(letter.peer.0).bind(letter.direction.name()).bind(letter.reason.clone());
+        script.bind(letter.died_at.0).bind(bits(letter.number)).bind(bits(letter.last_number));
+        script.bind(bits(letter.row_id)).bind(count(letter.body.len())).bind(letter.body.to_vec());
+    });
 }
 
 /// `None` when there is no such letter.

@@ -4,25 +4,33 @@
 //! local log, lists, dead letters, tokens, counters. Only the first two depend
 //! on each other; `batch.rs` says why that order is right.
 
-use super::{batch::Batch, dead, inbound, lists, node, op::Gone, outbox, peers, tokens};
+use super::{batch::Batch, dead, inbound, lists, node, op::Gone, outbox, peers, rows::Script, tokens};
 use crate::types::PeerId;
 use sqlx::SqliteConnection;
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, mem};
 
-/// Returns what the settles of each peer deleted.
+/// Writes the batch behind what `script` holds already. Returns what the
+/// settles of each peer deleted.
 pub(super) async fn flush(
     connection: &mut SqliteConnection,
-    batch: &Batch,
+    mut script: Script,
+    batch: &Batch<'_>,
 ) -> Result<BTreeMap<PeerId, Gone>, sqlx::Error> {
-    outbox::insert(connection, &batch.outbox).await?;
-    let gone = outbox::settle(connection, batch).await?;
-    peers::write(connection, batch).await?;
-    inbound::insert(connection, &batch.inbound).await?;
-    lists::write(connection, batch).await?;
-    dead::insert(connection, &batch.dead).await?;
-    tokens::touch(connection, batch).await?;
+    outbox::insert(&mut script, &batch.outbox);
+    let gone = if batch.settled.is_empty() {
+        BTreeMap::new()
+    } else {
+        mem::take(&mut script).run(connection).await?;
+        outbox::settle(connection, batch).await?
+    };
+    peers::write(&mut script, batch);
+    inbound::insert(&mut script, &batch.inbound);
+    lists::write(&mut script, batch);
+    dead::insert(&mut script, &batch.dead);
+    tokens::touch(&mut script, batch);
     if !batch.outbox.is_empty() || !batch.inbound.is_empty() {
-        node::put_counters(connection, batch.counters).await?;
+        node::put_counters(&mut script, batch.counters);
     }
+    script.run(connection).await?;
     Ok(gone)
 }

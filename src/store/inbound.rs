@@ -6,7 +6,7 @@ use super::{
     batch::InboundRow as NewRow,
     error,
     op::{Gone, ROWS_AN_OP},
-    rows::{ManyRows, bits, count, counter, page, unbits},
+    rows::{ManyRows, Script, bits, count, counter, page, unbits},
 };
 use crate::{
     error::Error,
@@ -57,17 +57,14 @@ impl Store {
     }
 }
 
-pub(super) async fn insert(connection: &mut SqliteConnection, rows: &[NewRow]) -> Result<(), sqlx::Error> {
+pub(super) fn insert(script: &mut Script, rows: &[NewRow]) {
     static INSERT: LazyLock<ManyRows> = LazyLock::new(|| {
         ManyRows::new("INSERT INTO inbound (cursor, peer, received_at, size, body) VALUES", "(?, ?, ?, ?, ?)", "")
     });
-    INSERT
-        .execute(connection, rows, |statement, row| {
-            let statement = statement.bind(bits(row.cursor)).bind(row.peer.0).bind(row.received_at.0);
-            statement.bind(count(row.body.len())).bind(row.body.to_vec())
-        })
-        .await?;
-    Ok(())
+    INSERT.write(script, rows, |script, row| {
+        script.bind(bits(row.cursor)).bind(row.peer.0).bind(row.received_at.0);
+        script.bind(count(row.body.len())).bind(row.body.to_vec());
+    });
 }
 
 pub(super) async fn trim(connection: &mut SqliteConnection, received_before: Millis) -> Result<Gone, sqlx::Error> {

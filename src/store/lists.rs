@@ -4,10 +4,9 @@ use super::{
     Store,
     batch::Batch,
     error,
-    rows::{ManyRows, bits, unbits},
+    rows::{ManyRows, Script, bits, unbits},
 };
 use crate::{error::Error, types::PeerId};
-use sqlx::SqliteConnection;
 use std::sync::LazyLock;
 
 /// An invite that waits for a user.
@@ -44,12 +43,12 @@ impl Store {
     }
 }
 
-pub(super) async fn write(connection: &mut SqliteConnection, batch: &Batch) -> Result<(), sqlx::Error> {
-    write_guilds(connection, batch).await?;
-    write_invites(connection, batch).await
+pub(super) fn write(script: &mut Script, batch: &Batch) {
+    write_guilds(script, batch);
+    write_invites(script, batch);
 }
 
-async fn write_guilds(connection: &mut SqliteConnection, batch: &Batch) -> Result<(), sqlx::Error> {
+fn write_guilds(script: &mut Script, batch: &Batch) {
     static ADD: LazyLock<ManyRows> = LazyLock::new(|| {
         ManyRows::new("INSERT INTO guild (user_id, guild_id, peer) VALUES", "(?, ?, ?)", "ON CONFLICT DO NOTHING")
     });
@@ -58,15 +57,13 @@ async fn write_guilds(connection: &mut SqliteConnection, batch: &Batch) -> Resul
     });
     let (add, remove): (Vec<_>, Vec<_>) = batch.guilds.iter().partition(|(_, member)| **member);
     for (many, rows) in [(&ADD, add), (&REMOVE, remove)] {
-        many.execute(connection, &rows, |statement, ((user, guild, peer), _)| {
-            statement.bind(bits(*user)).bind(bits(*guild)).bind(peer.0)
-        })
-        .await?;
+        many.write(script, &rows, |script, ((user, guild, peer), _)| {
+            script.bind(bits(*user)).bind(bits(*guild)).bind(peer.0);
+        });
     }
-    Ok(())
 }
 
-async fn write_invites(connection: &mut SqliteConnection, batch: &Batch) -> Result<(), sqlx::Error> {
+fn write_invites(script: &mut Script, batch: &Batch) {
     static PUT: LazyLock<ManyRows> = LazyLock::new(|| {
         ManyRows::new(
             "INSERT INTO invite (user_id, invite_id, peer, inviter_id) VALUES",
@@ -78,15 +75,10 @@ async fn write_invites(connection: &mut SqliteConnection, batch: &Batch) -> Resu
         ManyRows::new("DELETE FROM invite WHERE (user_id, invite_id, peer) IN (VALUES", "(?, ?, ?)", ")")
     });
     let (put, remove): (Vec<_>, Vec<_>) = batch.invites.iter().partition(|(_, inviter)| inviter.is_some());
-    PUT.execute(connection, &put, |statement, ((user, invite, peer), inviter)| {
-        let statement = statement.bind(bits(*user)).bind(invite.clone()).bind(peer.0);
-        statement.bind(inviter.map(bits))
-    })
-    .await?;
-    REMOVE
-        .execute(connection, &remove, |statement, ((user, invite, peer), _)| {
-            statement.bind(bits(*user)).bind(invite.clone()).bind(peer.0)
-        })
-        .await?;
-    Ok(())
+    PUT.write(script, &put, |script, ((user, invite, peer), inviter)| {
+        script.bind(bits(*user)).bind(invite.clone()).bind(peer.0).bind(inviter.map(bits));
+    });
+    REMOVE.write(script, &remove, |script, ((user, invite, peer), _)| {
+        script.bind(bits(*user)).bind(invite.clone()).bind(peer.0);
+    });
 }

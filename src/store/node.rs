@@ -3,7 +3,12 @@
 //! The counters in that row belong to the writer: kept with the rows they
 //! number, in the same transaction.
 
-use super::{Store, batch::Counters, broken, error, rows};
+use super::{
+    Store,
+    batch::Counters,
+    broken, error,
+    rows::{self, Script},
+};
 use crate::{
     error::Error,
     types::{Millis, ServerId},
@@ -59,13 +64,9 @@ pub(super) async fn counters(connection: &mut SqliteConnection) -> Result<Counte
     Ok(Counters { number: rows::unbits(number), cursor: rows::unbits(cursor) })
 }
 
-pub(super) async fn put_counters(connection: &mut SqliteConnection, counters: Counters) -> Result<(), sqlx::Error> {
-    sqlx::query("UPDATE node SET next_number = $1, next_cursor = $2 WHERE id = 1")
-        .bind(rows::bits(counters.number))
-        .bind(rows::bits(counters.cursor))
-        .execute(connection)
-        .await?;
-    Ok(())
+pub(super) fn put_counters(script: &mut Script, counters: Counters) {
+    script.add("UPDATE node SET next_number = ?, next_cursor = ? WHERE id = 1");
+    script.bind(rows::bits(counters.number)).bind(rows::bits(counters.cursor));
 }
 
 pub(super) async fn put(connection: &mut SqliteConnection, server_id: &ServerId, port: u16) -> Result<(), sqlx::Error> {

@@ -7,7 +7,7 @@ use super::{
     batch::{Batch, OutboxRow},
     error,
     op::{Gone, ROWS_AN_OP},
-    rows::{ManyRows, bits, count, counter, page, page_len, unbits},
+    rows::{ManyRows, Script, bits, count, counter, page, page_len, unbits},
 };
 use crate::{
     error::Error,
@@ -134,23 +134,20 @@ impl Store {
     }
 }
 
-pub(super) async fn insert(connection: &mut SqliteConnection, rows: &[OutboxRow]) -> Result<(), sqlx::Error> {
+pub(super) fn insert(script: &mut Script, rows: &[OutboxRow]) {
     static INSERT: LazyLock<ManyRows> = LazyLock::new(|| {
         ManyRows::new("INSERT INTO outbox (number, peer, id, stored_at, size, body) VALUES", "(?, ?, ?, ?, ?, ?)", "")
     });
-    INSERT
-        .execute(connection, rows, |statement, row| {
-            let statement = statement.bind(bits(row.number)).bind(row.peer.0).bind(bits(row.id)).bind(row.stored_at.0);
-            statement.bind(count(row.body.len())).bind(row.body.to_vec())
-        })
-        .await?;
-    Ok(())
+    INSERT.write(script, rows, |script, row| {
+        script.bind(bits(row.number)).bind(row.peer.0).bind(bits(row.id)).bind(row.stored_at.0);
+        script.bind(count(row.body.len())).bind(row.body.to_vec());
+    });
 }
 
 /// Deletes what is settled; what it was, for each peer.
 pub(super) async fn settle(
     connection: &mut SqliteConnection,
-    batch: &Batch,
+    batch: &Batch<'_>,
 ) -> Result<BTreeMap<PeerId, Gone>, sqlx::Error> {
     let mut gone = BTreeMap::new();
     for (peer, settled) in &batch.settled {

@@ -5,20 +5,19 @@
 
 use super::{
     Named, Store,
-    batch::{Batch, OutState},
+    batch::Batch,
     broken, error,
     op::StreamOut,
-    rows::{ManyRows, bits, unbits},
+    rows::{ManyRows, Script, bits, unbits},
 };
 use crate::{
     error::Error,
     types::{Mark, Millis, PeerId, PublicKey, ServerId},
 };
 use sqlx::SqliteConnection;
-use std::{
-    collections::{BTreeSet, HashMap},
-    sync::LazyLock,
-};
+use std::{collections::HashMap, sync::LazyLock};
+
+const SELECT_MARKS: &str = "SELECT peer, epoch, mark, mark_id FROM stream_in ORDER BY peer";
 
 /// Who made the row.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -230,10 +229,7 @@ impl Store {
 
     /// The stream to us of every peer that has one.
     pub async fn streams_in(&self) -> Result<Vec<(PeerId, Mark)>, Error> {
-        let found = sqlx::query_as("SELECT peer, epoch, mark, mark_id FROM stream_in ORDER BY peer")
-            .fetch_all(&self.readers)
-            .await
-            .map_err(error)?;
+        let found = sqlx::query_as(SELECT_MARKS).fetch_all(&self.readers).await.map_err(error)?;
         Ok(found.into_iter().map(stream_in).collect())
     }
 
@@ -307,22 +303,14 @@ pub(super) async fn rename(
     Ok(renamed.rows_affected() > 0)
 }
 
-/// The streams of these peers, for the guards of a batch.
-pub(super) async fn streams_of(
-    connection: &mut SqliteConnection,
-    peers: BTreeSet<PeerId>,
-) -> Result<HashMap<PeerId, Mark>, sqlx::Error> {
-    static SELECT: LazyLock<ManyRows> = LazyLock::new(|| {
-        ManyRows::new("SELECT peer, epoch, mark, mark_id FROM stream_in WHERE peer IN (VALUES", "(?)", ")")
-    });
-    let peers: Vec<PeerId> = peers.into_iter().collect();
-    let found = SELECT.fetch(connection, &peers, |statement, peer| statement.bind(peer.0)).await?;
-    let stream = |row| sqlx::FromRow::from_row(row).map(stream_in);
-    found.iter().map(stream).collect()
+/// The stream to us of every peer, for the guards of the writer.
+pub(super) async fn marks(connection: &mut SqliteConnection) -> Result<HashMap<PeerId, Mark>, sqlx::Error> {
+    let found = sqlx::query_as(SELECT_MARKS).fetch_all(connection).await?;
+    Ok(found.into_iter().map(stream_in).collect())
 }
 
 /// Touches and streams of a batch.
-pub(super) async fn write(connection: &mut SqliteConnection, batch: &Batch) -> Result<(), sqlx::Error> {
+pub(super) fn write(script: &mut Script, batch: &Batch) {
     static TOUCH: LazyLock<ManyRows> = LazyLock::new(|| {
         ManyRows::new(
             "WITH touch (id, outbound_ok_at, inbound_ok_at) AS (VALUES",
@@ -340,23 +328,19 @@ pub(super) async fn write(connection: &mut SqliteConnection, batch: &Batch) -> R
         )
     });
     let touches: Vec<&PeerTouch> = batch.peers.values().collect();
-    TOUCH
-        .execute(connection, &touches, |statement, touch| {
-            let moment = |at: Option<Millis>| at.map(|at| at.0);
-            statement.bind(touch.peer.0).bind(moment(touch.outbound_ok_at)).bind(moment(touch.inbound_ok_at))
-        })
-        .await?;
-    let marks: Vec<(PeerId, Mark)> = batch.marked.iter().map(|peer| (*peer, batch.stream_in(*peer))).collect();
-    STREAM_IN
-        .execute(connection, &marks, |statement, (peer, stream)| {
-            statement.bind(peer.0).bind(bits(stream.epoch)).bind(bits(stream.number)).bind(bits(stream.id))
-        })
-        .await?;
-    write_out(connection, batch).await
+    TOUCH.write(script, &touches, |script, touch| {
+        let moment = |at: Option<Millis>| at.map(|at| at.0);
+        script.bind(touch.peer.0).bind(moment(touch.outbound_ok_at)).bind(moment(touch.inbound_ok_at));
+    });
+    let marks: Vec<(&PeerId, &Mark)> = batch.marked.iter().collect();
+    STREAM_IN.write(script, &marks, |script, (peer, stream)| {
+        script.bind(peer.0).bind(bits(stream.epoch)).bind(bits(stream.number)).bind(bits(stream.id));
+    });
+    write_out(script, batch);
 }
 
 /// Where only settles came, `queued` stays.
-async fn write_out(connection: &mut SqliteConnection, batch: &Batch) -> Result<(), sqlx::Error> {
+fn write_out(script: &mut Script, batch: &Batch) {
     static SETTLED: LazyLock<ManyRows> = LazyLock::new(|| {
         ManyRows::new(
             "INSERT INTO stream_out (peer, epoch, settled, settled_id, queued) VALUES",
@@ -374,15 +358,11 @@ async fn write_out(connection: &mut SqliteConnection, batch: &Batch) -> Result<(
         )
     });
     let (put, settled): (Vec<_>, Vec<_>) = batch.out.iter().partition(|(_, state)| state.queued.is_some());
-    SETTLED
-        .execute(connection, &settled, |statement, (peer, state): &(&PeerId, &OutState)| {
-            statement.bind(peer.0).bind(bits(state.epoch)).bind(bits(state.settled)).bind(bits(state.settled_id))
-        })
-        .await?;
-    PUT.execute(connection, &put, |statement, (peer, state): &(&PeerId, &OutState)| {
-        let statement = statement.bind(peer.0).bind(bits(state.epoch)).bind(bits(state.settled));
-        statement.bind(bits(state.settled_id)).bind(state.queued.unwrap_or_default())
-    })
-    .await?;
-    Ok(())
+    SETTLED.write(script, &settled, |script, (peer, state)| {
+        script.bind(peer.0).bind(bits(state.epoch)).bind(bits(state.settled)).bind(bits(state.settled_id));
+    });
+    PUT.write(script, &put, |script, (peer, state)| {
+        script.bind(peer.0).bind(bits(state.epoch)).bind(bits(state.settled)).bind(bits(state.settled_id));
+        script.bind(state.queued.unwrap_or_default());
+    });
 }

@@ -1,4 +1,4 @@
-//! Statements over many rows, in the fixed sizes 64, 8 and 1, so that each
+//! Statements over many rows, in the fixed sizes 64, 16, 4 and 1, so that each
 //! text is built and prepared once whatever a batch holds.
 //!
 //! Also the two casts between u64 and SQLite's integers, and the choice of a
@@ -6,21 +6,79 @@
 
 use super::error;
 use crate::error::Error;
-use sqlx::{
-    AssertSqlSafe, Sqlite, SqliteConnection,
-    query::Query,
-    sqlite::{SqliteArguments, SqliteRow},
-};
+use sqlx::{Arguments, AssertSqlSafe, Encode, Sqlite, SqliteConnection, Type, sqlite::SqliteArguments};
 use std::sync::Arc;
 use tokio_stream::{Stream, StreamExt};
 
-pub(super) type Statement<'q> = Query<'q, Sqlite, SqliteArguments>;
+const SIZES: [usize; 4] = [64, 16, 4, 1];
+/// Statements that may become one text.
+const JOINED: usize = 16;
 
-const SIZES: [usize; 3] = [64, 8, 1];
+/// Statements to be run one after the other. The smaller ones are joined to one
+/// text: each text is a way to SQLite's thread and back, which costs more than
+/// a row. There are few different texts, and each is prepared once.
+#[derive(Default)]
+pub(super) struct Script {
+    steps: Vec<Step>,
+    /// The first value that could not be encoded.
+    broken: Option<sqlx::Error>,
+}
+
+struct Step {
+    text: Text,
+    values: SqliteArguments,
+}
+
+enum Text {
+    Joined { text: String, statements: usize },
+    Long(Arc<str>),
+}
+
+impl Script {
+    /// Adds a statement whose parameters are all `?`; its values are bound next.
+    pub(super) fn add(&mut self, statement: &str) -> &mut Self {
+        match self.steps.last_mut().map(|step| &mut step.text) {
+            Some(Text::Joined { text, statements }) if *statements < JOINED => {
+                text.push(';');
+                text.push_str(statement);
+                *statements += 1;
+            }
+            _ => self.step(Text::Joined { text: statement.to_owned(), statements: 1 }),
+        }
+        self
+    }
+
+    fn step(&mut self, text: Text) {
+        self.steps.push(Step { text, values: SqliteArguments::default() });
+    }
+
+    /// Binds the next `?` of the statement added last.
+    pub(super) fn bind<'t>(&mut self, value: impl Encode<'t, Sqlite> + Type<Sqlite>) -> &mut Self {
+        let added = self.steps.last_mut().map_or(Ok(()), |step| step.values.add(value));
+        if let Err(cause) = added {
+            self.broken.get_or_insert(sqlx::Error::Encode(cause));
+        }
+        self
+    }
+
+    pub(super) async fn run(self, connection: &mut SqliteConnection) -> Result<(), sqlx::Error> {
+        if let Some(cause) = self.broken {
+            return Err(cause);
+        }
+        for Step { text, values } in self.steps {
+            match text {
+                Text::Joined { text, .. } => sqlx::query_with(AssertSqlSafe(text), values).execute(&mut *connection),
+                Text::Long(text) => sqlx::query_with(AssertSqlSafe(text), values).execute(&mut *connection),
+            }
+            .await?;
+        }
+        Ok(())
+    }
+}
 
 /// One statement with a list of rows in it: `head (…), (…) tail`.
 pub(super) struct ManyRows {
-    texts: [Arc<str>; 3],
+    texts: [Arc<str>; SIZES.len()],
 }
 
 impl ManyRows {
@@ -29,33 +87,16 @@ impl ManyRows {
         Self { texts: SIZES.map(|size| text(head, row, tail, size).into()) }
     }
 
-    /// `bind` binds the columns of one row. Returns the rows affected.
-    pub(super) async fn execute<T>(
-        &self,
-        connection: &mut SqliteConnection,
-        rows: &[T],
-        bind: impl for<'q> Fn(Statement<'q>, &T) -> Statement<'q>,
-    ) -> Result<u64, sqlx::Error> {
-        let mut affected = 0;
+    /// `bind` binds the columns of one row.
+    pub(super) fn write<T>(&self, script: &mut Script, rows: &[T], bind: impl Fn(&mut Script, &T)) {
         for (text, part) in self.parts(rows) {
-            let statement = part.iter().fold(sqlx::query(AssertSqlSafe(text)), &bind);
-            affected += statement.execute(&mut *connection).await?.rows_affected();
+            if part.len() < SIZES[0] {
+                script.add(&text);
+            } else {
+                script.step(Text::Long(text));
+            }
+            part.iter().for_each(|row| bind(script, row));
         }
-        Ok(affected)
-    }
-
-    pub(super) async fn fetch<T>(
-        &self,
-        connection: &mut SqliteConnection,
-        rows: &[T],
-        bind: impl for<'q> Fn(Statement<'q>, &T) -> Statement<'q>,
-    ) -> Result<Vec<SqliteRow>, sqlx::Error> {
-        let mut found = Vec::new();
-        for (text, part) in self.parts(rows) {
-            let statement = part.iter().fold(sqlx::query(AssertSqlSafe(text)), &bind);
-            found.extend(statement.fetch_all(&mut *connection).await?);
-        }
-        Ok(found)
     }
 
     /// The largest size that still fits, again and again.

@@ -1,6 +1,12 @@
 //! Tokens of callers. Only the SHA-256 of one is ever here.
 
-use super::{Store, batch::Batch, broken, error, op::Gone, rows::ManyRows};
+use super::{
+    Store,
+    batch::Batch,
+    broken, error,
+    op::Gone,
+    rows::{ManyRows, Script},
+};
 use crate::{error::Error, types::Millis};
 use sqlx::SqliteConnection;
 use std::sync::LazyLock;
@@ -78,7 +84,7 @@ pub(super) async fn revoke(connection: &mut SqliteConnection, id: &str) -> Resul
     Ok((gone.rows_affected() > 0).then_some(Gone { rows: 1, bytes: 0 }))
 }
 
-pub(super) async fn touch(connection: &mut SqliteConnection, batch: &Batch) -> Result<(), sqlx::Error> {
+pub(super) fn touch(script: &mut Script, batch: &Batch) {
     static TOUCH: LazyLock<ManyRows> = LazyLock::new(|| {
         ManyRows::new(
             "WITH touch (hash, at) AS (VALUES",
@@ -87,6 +93,7 @@ pub(super) async fn touch(connection: &mut SqliteConnection, batch: &Batch) -> R
         )
     });
     let touches: Vec<(TokenHash, Millis)> = batch.tokens.iter().map(|(hash, at)| (*hash, *at)).collect();
-    TOUCH.execute(connection, &touches, |statement, (hash, at)| statement.bind(hash.to_vec()).bind(at.0)).await?;
-    Ok(())
+    TOUCH.write(script, &touches, |script, (hash, at)| {
+        script.bind(hash.to_vec()).bind(at.0);
+    });
 }

@@ -7,17 +7,24 @@
 //! ends the whole transaction.
 
 use super::{
-    SQLITE_BUSY, SQLITE_CONSTRAINT, SQLITE_FULL, SQLITE_LOCKED, SQLITE_TOOBIG, Settings,
-    batch::{Batch, Counters, guarded},
+    SQLITE_BUSY, SQLITE_CANTOPEN, SQLITE_CONSTRAINT, SQLITE_FULL, SQLITE_IOERR, SQLITE_LOCKED, SQLITE_READONLY,
+    SQLITE_TOOBIG, Settings,
+    batch::{Batch, Counters},
     closed, error,
     flush::flush,
     node,
     op::{Change, Done, Op},
-    peers, rare, sqlite_code,
+    peers, rare,
+    rows::Script,
+    sqlite_code,
 };
-use crate::error::Error;
+use crate::{
+    error::Error,
+    types::{Mark, PeerId},
+};
 use sqlx::{ConnectOptions, Connection, SqliteConnection, sqlite::SqliteConnectOptions};
 use std::{
+    collections::{BTreeMap, HashMap},
     path::Path,
     slice,
     sync::{
@@ -39,6 +46,7 @@ const WAITING_OPS: usize = 4 * BATCH_OPS;
 const WAITING_BYTES: usize = 32 << 20;
 /// New rows need so much free disk, or a tenth of the file system if that is less.
 const FREE_BYTES: u64 = 64 << 20;
+const BEGIN: &str = "BEGIN IMMEDIATE";
 /// Free pages kept in the file for the next rows, and given back in one go.
 const KEPT_PAGES: i64 = 1_024;
 
@@ -105,8 +113,8 @@ impl From<sqlx::Error> for Failure {
 
 /// Why a transaction did not come about.
 enum Abort {
-    /// It never began; that is no op's fault.
-    Begin(sqlx::Error),
+    /// The file cannot be written now; that is no op's fault.
+    File(sqlx::Error),
     /// One of its ops, or the space they took together.
     Rows(sqlx::Error),
     /// Whether it is on disk is unknown.
@@ -116,7 +124,7 @@ enum Abort {
 impl From<Abort> for Error {
     fn from(abort: Abort) -> Self {
         match abort {
-            Abort::Begin(cause) | Abort::Rows(cause) => error(cause),
+            Abort::File(cause) | Abort::Rows(cause) => error(cause),
             Abort::Commit(cause) => {
                 tracing::error!(error = %cause, "a commit failed; the database is opened anew");
                 Self::unavailable("the database could not commit; see the log of the node")
@@ -130,9 +138,9 @@ pub(super) async fn start(
     mut connection: SqliteConnection,
     settings: Settings,
 ) -> Result<Handle, sqlx::Error> {
-    let counters = node::counters(&mut connection).await?;
+    let known = Known::read(&mut connection).await?;
     let (requests, queue) = mpsc::channel(WAITING_OPS);
-    let (head, watched) = watch::channel(counters.cursor - 1);
+    let (head, watched) = watch::channel(known.counters.cursor - 1);
     let ended = CancellationToken::new();
     let troubled = Arc::new(AtomicBool::new(false));
     let free_space = settings.free_space.clone();
@@ -141,7 +149,7 @@ pub(super) async fn start(
         carried: None,
         options,
         connection: Some(connection),
-        counters,
+        known,
         head,
         settings,
         troubled: troubled.clone(),
@@ -199,6 +207,19 @@ fn disk_refusal(free_space: &FreeSpace) -> Option<Error> {
     })
 }
 
+/// What the file says, as of the last commit; so that guards are checked and
+/// numbers given without asking it.
+struct Known {
+    counters: Counters,
+    streams_in: HashMap<PeerId, Mark>,
+}
+
+impl Known {
+    async fn read(connection: &mut SqliteConnection) -> Result<Self, sqlx::Error> {
+        Ok(Self { counters: node::counters(connection).await?, streams_in: peers::marks(connection).await? })
+    }
+}
+
 struct Writer {
     queue: mpsc::Receiver<Request>,
     /// Taken from the queue, but not for the batch that was gathered then.
@@ -206,7 +227,7 @@ struct Writer {
     options: SqliteConnectOptions,
     /// `None`: it failed, and is opened anew for the next transaction.
     connection: Option<SqliteConnection>,
-    counters: Counters,
+    known: Known,
     head: watch::Sender<u64>,
     settings: Settings,
     troubled: Arc<AtomicBool>,
@@ -312,15 +333,11 @@ impl Writer {
         // Taken out: whoever returns without putting it back has it opened anew.
         let mut connection = match self.connection.take() {
             Some(connection) => connection,
-            None => self.open().await.map_err(Abort::Begin)?,
+            None => self.open().await.map_err(Abort::File)?,
         };
-        if let Err(cause) = run(&mut connection, "BEGIN IMMEDIATE").await {
-            self.keep_unless_broken(connection, &cause).await;
-            return Err(Abort::Begin(cause));
-        }
         let written = match ops {
-            [op] if !op.is_grouped() => alone(&mut connection, op, self.counters, full).await,
-            _ => grouped(&mut connection, ops, self.counters, full).await,
+            [op] if !op.is_grouped() => alone(&mut connection, op, &self.known, full).await,
+            _ => grouped(&mut connection, ops, &self.known, full).await,
         };
         let written = match written {
             Ok(written) => written,
@@ -332,10 +349,7 @@ impl Writer {
                         self.connection = Some(connection);
                         Ok(vec![Err(refusal)])
                     }
-                    Failure::Sql(cause) => {
-                        self.keep_unless_broken(connection, &cause).await;
-                        Err(Abort::Rows(cause))
-                    }
+                    Failure::Sql(cause) => Err(self.abort(connection, cause).await),
                 };
             }
         };
@@ -360,7 +374,8 @@ impl Writer {
     /// The head moves before the answers go out: whoever was answered finds
     /// its own rows below it.
     fn committed(&mut self, written: &Written) {
-        self.counters = written.counters;
+        self.known.counters = written.counters;
+        self.known.streams_in.extend(&written.marked);
         let newest = written.counters.cursor - 1;
         self.head.send_if_modified(|head| std::mem::replace(head, newest) != newest);
         self.freed |= written.results.iter().flatten().any(|done| done.gone.iter().any(|gone| gone.rows > 0));
@@ -368,19 +383,31 @@ impl Writer {
 
     async fn open(&mut self) -> Result<SqliteConnection, sqlx::Error> {
         let mut connection = self.options.connect().await?;
-        self.counters = node::counters(&mut connection).await?;
+        self.known = Known::read(&mut connection).await?;
         Ok(connection)
     }
 
-    /// A refusal of SQLite's leaves the connection sound; after anything else
-    /// nobody knows.
-    async fn keep_unless_broken(&mut self, connection: SqliteConnection, cause: &sqlx::Error) {
-        const SOUND: [i32; 5] = [SQLITE_FULL, SQLITE_BUSY, SQLITE_LOCKED, SQLITE_TOOBIG, SQLITE_CONSTRAINT];
-        if sqlite_code(cause).is_some_and(|code| SOUND.contains(&code)) {
-            self.connection = Some(connection);
-        } else {
-            tracing::error!(error = %cause, "the database failed; it is opened anew");
-            let _ = connection.close().await;
+    /// What failed before the COMMIT was, by its code: a refusal of SQLite's
+    /// leaves the connection sound; after anything else nobody knows.
+    async fn abort(&mut self, connection: SqliteConnection, cause: sqlx::Error) -> Abort {
+        match sqlite_code(&cause) {
+            Some(SQLITE_FULL | SQLITE_TOOBIG | SQLITE_CONSTRAINT) => {
+                self.connection = Some(connection);
+                Abort::Rows(cause)
+            }
+            // Another process had the file when it was to begin.
+            Some(SQLITE_BUSY | SQLITE_LOCKED) => {
+                self.connection = Some(connection);
+                Abort::File(cause)
+            }
+            code => {
+                tracing::error!(error = %cause, "the database failed; it is opened anew");
+                let _ = connection.close().await;
+                match code {
+                    Some(SQLITE_IOERR | SQLITE_READONLY | SQLITE_CANTOPEN) => Abort::File(cause),
+                    _ => Abort::Rows(cause),
+                }
+            }
         }
     }
 
@@ -434,38 +461,42 @@ async fn run(connection: &mut SqliteConnection, statement: &'static str) -> Resu
 struct Written {
     results: Vec<Result<Done, Error>>,
     counters: Counters,
+    marked: BTreeMap<PeerId, Mark>,
 }
 
 /// The rows of all ops, kind by kind. A refused op adds nothing.
 async fn grouped(
     connection: &mut SqliteConnection,
     ops: &[&Op],
-    counters: Counters,
+    known: &Known,
     full: Option<&Error>,
 ) -> Result<Written, Failure> {
-    let peers = guarded(ops.iter().flat_map(|op| &op.changes));
-    let mut batch = Batch::new(counters, peers::streams_of(connection, peers).await?);
+    let mut batch = Batch::new(known.counters, &known.streams_in);
     let admit = |(at, op): (usize, &&Op)| match full {
         Some(refusal) if op.grows() => Err(refusal.clone()),
         _ => batch.admit(&op.changes, at),
     };
     let mut results: Vec<Result<Done, Error>> = ops.iter().enumerate().map(admit).collect();
-    let gone = flush(connection, &batch).await?;
+    let mut script = Script::default();
+    script.add(BEGIN);
+    let gone = flush(connection, script, &batch).await?;
     for (peer, settled) in &batch.settled {
         if let (Ok(done), Some(gone)) = (&mut results[settled.done], gone.get(peer)) {
             done.gone[settled.gone] = *gone;
         }
     }
-    Ok(Written { results, counters: batch.counters })
+    Ok(Written { results, counters: batch.counters, marked: batch.marked })
 }
 
 /// One op with rare changes, change by change in its order.
 async fn alone(
     connection: &mut SqliteConnection,
     op: &Op,
-    mut counters: Counters,
+    known: &Known,
     full: Option<&Error>,
 ) -> Result<Written, Failure> {
+    run(connection, BEGIN).await?;
+    let (mut counters, mut marked) = (known.counters, BTreeMap::new());
     if let Some(refusal) = full.filter(|_| op.grows()) {
         return Err(Failure::Refused(refusal.clone()));
     }
@@ -476,15 +507,14 @@ async fn alone(
             done.gone.extend(rare::apply(connection, change).await?);
             continue;
         }
-        let streams = peers::streams_of(connection, guarded([change])).await?;
-        let mut batch = Batch::new(counters, streams);
+        let mut batch = Batch { marked, ..Batch::new(counters, &known.streams_in) };
         batch.admit(slice::from_ref(change), 0).map_err(Failure::Refused)?;
-        done.gone.extend(flush(connection, &batch).await?.into_values());
-        counters = batch.counters;
+        done.gone.extend(flush(connection, Script::default(), &batch).await?.into_values());
+        (counters, marked) = (batch.counters, batch.marked);
     }
     done.numbers.end = counters.number;
     done.cursors.end = counters.cursor;
-    Ok(Written { results: vec![Ok(done)], counters })
+    Ok(Written { results: vec![Ok(done)], counters, marked })
 }
 
 #[cfg(test)]

@@ -5,8 +5,8 @@ use super::*;
 const PEER: PeerId = PeerId(1);
 const START: Counters = Counters { number: 10, cursor: 20 };
 
-fn batch(streams: &[(PeerId, Mark)]) -> Batch {
-    Batch::new(START, streams.iter().copied().collect())
+fn batch(streams: &[(PeerId, Mark)]) -> Batch<'static> {
+    Batch::new(START, Box::leak(Box::new(streams.iter().copied().collect())))
 }
 
 fn enqueue(id: u64) -> Change {
