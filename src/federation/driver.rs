@@ -87,6 +87,7 @@ enum Finished {
     Applied { mark: Mark, result: Result<(), Error>, then: Then },
     Saved(Mark),
     Fate { call: Call, arrived: bool },
+    ReadAhead(NextPage),
     Noted,
 }
 
@@ -107,6 +108,16 @@ struct OpenAnswer {
     sent: Sent,
 }
 
+/// The rows after a number, read while the peer applies those before.
+struct NextPage {
+    after: u64,
+    rows: Vec<OutRow>,
+    /// Reads before it are no good any more.
+    reading: u64,
+    /// A peer that does not come back must not hold memory.
+    until: Instant,
+}
+
 pub struct Driver {
     inner: Arc<Inner>,
     peer: Arc<Peer>,
@@ -125,6 +136,9 @@ pub struct Driver {
     /// Rows after `ahead_of`, read but not settled.
     ahead: VecDeque<OutRow>,
     ahead_of: u64,
+    next_page: Option<NextPage>,
+    /// Grows when rows that were read ahead may be gone.
+    reading: u64,
     /// How far the peer's stream is applied: what is committed.
     applied: Mark,
     applying: bool,
@@ -166,6 +180,8 @@ impl Driver {
             forget_at: None,
             ahead: VecDeque::new(),
             ahead_of: 0,
+            next_page: None,
+            reading: 0,
             applied,
             applying: false,
             pulling: false,
@@ -192,6 +208,7 @@ impl Driver {
             }
             let deadline = self.machine.deadline();
             let (idle, forget_at) = (self.remote.close_idle(), self.forget_at);
+            let page_until = self.next_page.as_ref().map(|page| page.until);
             tokio::select! {
                 () = stop.cancelled() => break,
                 Some(command) = self.commands.recv() => self.on_command(command).await,
@@ -204,6 +221,7 @@ impl Driver {
                     self.give(Input::Tick).await;
                 }
                 () = sleep_until(forget_at.unwrap_or_else(Instant::now).into()), if forget_at.is_some() => self.save_next(),
+                () = sleep_until(page_until.unwrap_or_else(Instant::now).into()), if page_until.is_some() => self.next_page = None,
                 () = sleep_until(idle.unwrap_or_else(tokio::time::Instant::now)), if idle.is_some() => {}
             }
         }
@@ -291,7 +309,8 @@ impl Driver {
                 let input = if arrived { Input::AnswerSettled { call } } else { Input::AnswerBroken { call } };
                 self.give(input).await;
             }
-            Finished::Noted => {}
+            Finished::ReadAhead(page) if page.reading == self.reading => self.next_page = Some(page),
+            Finished::ReadAhead(_) | Finished::Noted => {}
         }
     }
 
@@ -355,7 +374,7 @@ impl Driver {
                 self.save(Save::Forget(through));
             }
             Action::Save { mark, because } => {
-                self.ahead.clear();
+                self.drop_ahead();
                 self.tell(because);
                 self.save(Save::Mark { mark, because });
             }

@@ -2,7 +2,7 @@
 //!
 //! Sends rows as the machine says and reports how they fared.
 
-use super::{Driver, Finished, OpenAnswer};
+use super::{Driver, Finished, NextPage, OpenAnswer};
 use crate::{
     error::Error,
     federation::{
@@ -14,13 +14,15 @@ use crate::{
     },
     store::OutRow,
 };
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tokio::sync::oneshot;
 
 const PUSH_PATIENCE: Duration = Duration::from_secs(30);
 /// Bodies in one answer to a Pull, unless a single one is larger.
 const PAGE_BYTES: usize = 1 << 20;
 const PAGE_ROWS: usize = 16_384;
+/// How long a page that was read ahead is kept.
+const NEXT_PAGE: Duration = Duration::from_secs(5);
 /// Rows read ahead of the Push in flight.
 const AHEAD_ROWS: usize = 128;
 const AHEAD_BYTES: usize = 256 << 10;
@@ -82,8 +84,15 @@ impl Driver {
         Ok(Heard { mark, id_here })
     }
 
-    pub(super) async fn look_again(&mut self) {
+    /// Rows that were read ahead may be gone.
+    pub(super) fn drop_ahead(&mut self) {
         self.ahead.clear();
+        self.next_page = None;
+        self.reading += 1;
+    }
+
+    pub(super) async fn look_again(&mut self) {
+        self.drop_ahead();
         match self.inner.store.outbox_total(self.row_id).await {
             Ok(total) => {
                 self.peer.recount(total.map_or((0, 0), |total| (total.rows, total.bytes)));
@@ -129,7 +138,7 @@ impl Driver {
         };
         // Read before the page: what is committed since is not "all there was".
         let newest = *self.newest.borrow();
-        let rows = match self.inner.store.outbox_page(self.row_id, after.number, PAGE_ROWS, PAGE_BYTES).await {
+        let rows = match self.page(after.number).await {
             Ok(rows) => rows,
             Err(error) => {
                 let _ = reply.send(Err(error));
@@ -146,11 +155,37 @@ impl Driver {
             before = row.number;
             page.rows.push((position, row.body));
         }
-        self.inputs.push_back(Input::Offered { call, number, id, all: number >= newest });
+        let all = number >= newest;
+        self.inputs.push_back(Input::Offered { call, number, id, all });
+        if !all && asked.state.is_some() {
+            self.read_ahead(number);
+        }
         let gone = reply.send(Ok(page)).is_err();
         if asked.state.is_none() {
             self.watch_answer(call, asked.evidence, gone);
         }
+    }
+
+    async fn page(&mut self, after: u64) -> Result<Vec<OutRow>, Error> {
+        match self.next_page.take() {
+            Some(page) if page.after == after => Ok(page.rows),
+            _ => self.inner.store.outbox_page(self.row_id, after, PAGE_ROWS, PAGE_BYTES).await,
+        }
+    }
+
+    /// Reads the page that the peer will ask for when it has applied the one
+    /// before.
+    fn read_ahead(&mut self, after: u64) {
+        let (inner, row_id, reading) = (self.inner.clone(), self.row_id, self.reading);
+        self.jobs.spawn(async move {
+            match inner.store.outbox_page(row_id, after, PAGE_ROWS, PAGE_BYTES).await {
+                Ok(rows) if !rows.is_empty() => {
+                    Finished::ReadAhead(NextPage { after, rows, reading, until: Instant::now() + NEXT_PAGE })
+                }
+                // Whoever asks for it hears what is wrong.
+                _ => Finished::Noted,
+            }
+        });
     }
 
     /// Towards a stock peer only the connection tells whether an answer arrived.
