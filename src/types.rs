@@ -182,6 +182,20 @@ pub fn signed_bytes(purpose: &str, bytes: &[u8]) -> Vec<u8> {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct PeerId(pub i64);
 
+impl PeerId {
+    /// This node itself, where a row may also name another server.
+    pub const SELF: Self = Self(0);
+}
+
+/// A party of a multi-party computation, and whose it is.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct PartyRef {
+    /// [`PeerId::SELF`]: of this node.
+    pub peer: PeerId,
+    /// Without the server.
+    pub name: String,
+}
+
 /// How far a stream (one sender to one receiver) has come: the state a receiver
 /// tells, and what a sender holds settled.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Hash)]
