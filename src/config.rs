@@ -5,7 +5,7 @@
 //! the key and the source that set it. Never touches the network or the data
 //! directory, and reads no environment by itself.
 
-use crate::{federation, net, types::ServerId};
+use crate::{federation, net, relay, types::ServerId};
 use ::config::{ConfigBuilder, File, FileFormat, builder::DefaultState};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use std::{
@@ -37,6 +37,7 @@ pub struct Config {
     pub tls: net::Config,
     pub limits: net::limits::Config,
     pub federation: federation::Config,
+    pub relay: relay::Config,
     pub metrics: Metrics,
 }
 
@@ -66,6 +67,7 @@ impl Default for Config {
             tls: net::Config::default(),
             limits: net::limits::Config::default(),
             federation: federation::Config::default(),
+            relay: relay::Config::default(),
             metrics: Metrics::default(),
         }
     }
@@ -140,7 +142,8 @@ impl Config {
             return Err("data_dir: is empty; name a directory".into());
         }
         self.tls.check(self.listen).map_err(|error| error.to_string())?;
-        self.federation.check().map_err(|error| error.to_string())
+        self.federation.check().map_err(|error| error.to_string())?;
+        self.relay.check().map_err(|error| error.to_string())
     }
 }
 

@@ -29,6 +29,12 @@ pub struct Metrics {
     pub restores: IntCounterVec,
     /// Keys fetched from other servers, by `result`: "ok", "failed".
     pub key_fetches: IntCounterVec,
+    /// Messages of parties of this node that were stored.
+    pub messages_routed: IntCounter,
+    /// Deliveries that failed because their message expired.
+    pub deliveries_expired: IntCounter,
+    /// Letters of other servers that were refused.
+    pub letters_refused: IntCounter,
     /// Peers by `state`.
     pub peers: prometheus::IntGaugeVec,
     /// Events, and their bytes, that wait for other servers.
@@ -82,6 +88,15 @@ impl Metrics {
                 &["side"],
             ),
             key_fetches: labelled("pillarbox_key_fetches_total", "Keys fetched, by result.", &["result"]),
+            messages_routed: plain("pillarbox_relay_messages_total", "Messages of parties of this node that were stored."),
+            deliveries_expired: plain(
+                "pillarbox_relay_deliveries_expired_total",
+                "Deliveries that failed because their message expired.",
+            ),
+            letters_refused: plain(
+                "pillarbox_relay_letters_refused_total",
+                "Letters of other servers that the relay refused.",
+            ),
             peers,
             queued_events: gauge("pillarbox_queued_events", "Events that wait for other servers."),
             queued_bytes: gauge("pillarbox_queued_bytes", "Bytes of the events that wait for other servers."),

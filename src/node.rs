@@ -20,6 +20,7 @@ use crate::{
         listen::{self, Listener},
     },
     proto::{DESCRIPTORS, pillarbox::admin::v1::admin_server::AdminServer},
+    relay::Relay,
     store::{Change, FormerId, NodeRow, Store},
     types::{Millis, PublicKey, ServerId},
 };
@@ -31,6 +32,7 @@ use std::{
     net::SocketAddr,
     os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt},
     path::{Path, PathBuf},
+    sync::Arc,
     time::Duration,
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
@@ -41,8 +43,12 @@ use tower::{Layer, Service, ServiceExt};
 
 /// Requests in flight when the node stops.
 const GRACE: Duration = Duration::from_secs(3);
-const SERVICES: [&str; 3] =
-    ["protocol.sync.v1.PostboxService", "protocol.auth.v1.AuthService", "pillarbox.postbox.v1.Mailroom"];
+const SERVICES: [&str; 4] = [
+    "protocol.sync.v1.PostboxService",
+    "protocol.auth.v1.AuthService",
+    "pillarbox.postbox.v1.Mailroom",
+    "mpc.router.v1.MessageRouter",
+];
 
 /// Why a node did not start.
 #[derive(Debug, thiserror::Error)]
@@ -85,6 +91,7 @@ pub struct Node {
     stop: CancellationToken,
     tasks: TaskTracker,
     federation: Federation,
+    relay: Relay,
     dialer: Dialer,
     store: Store,
     socket: PathBuf,
@@ -125,6 +132,7 @@ impl Node {
         let (closing, stop, tasks) = (CancellationToken::new(), CancellationToken::new(), TaskTracker::new());
         // Whatever was started ends, should a later step fail.
         let undo = (closing.clone().drop_guard(), stop.clone().drop_guard());
+        let relay = Relay::open_on(config.relay.clone(), store.clone(), metrics.clone(), stop.clone()).await?;
         let federation = Federation::start(Parts {
             config: config.federation.clone(),
             store: store.clone(),
@@ -134,9 +142,11 @@ impl Node {
             own_id: server_id.clone(),
             former_ids,
             before_rename: Box::new(move |ids| renaming.as_ref().map_or(Ok(()), |certificate| certificate.name(ids))),
+            letters: Arc::new(relay.clone()),
             stop: stop.clone(),
         })
         .await?;
+        relay.start(federation.clone());
 
         let tokens = Tokens::new(store.clone());
         tasks.spawn(tokens.clone().run(stop.clone()));
@@ -156,7 +166,7 @@ impl Node {
                 Some(address)
             }
         };
-        let (health, door) = door(&federation, tokens).await?;
+        let (health, door) = door(&federation, &relay, tokens).await?;
         let tls = certificate.as_ref().map(|certificate| certificate.tls.clone());
         tasks.spawn(listen::serve(listener, tls, limits, door, closing.clone(), GRACE));
         if let Some(certificate) = certificate.clone() {
@@ -175,6 +185,7 @@ impl Node {
             stop,
             tasks,
             federation,
+            relay,
             dialer,
             store,
             socket,
@@ -211,6 +222,7 @@ impl Node {
         self.stop.cancel();
         self.tasks.close();
         self.tasks.wait().await;
+        self.relay.ended().await;
         self.federation.ended().await;
         self.dialer.shutdown().await;
         self.store.close().await;
@@ -269,7 +281,7 @@ fn settle_id(
 }
 
 /// What the one port serves, and the reporter of its health.
-async fn door(federation: &Federation, tokens: Tokens) -> Result<(HealthReporter, Door), Error> {
+async fn door(federation: &Federation, relay: &Relay, tokens: Tokens) -> Result<(HealthReporter, Door), Error> {
     let (health, health_service) = tonic_health::server::health_reporter();
     for service in SERVICES {
         health.set_service_status(service, ServingStatus::Serving).await;
@@ -282,10 +294,12 @@ async fn door(federation: &Federation, tokens: Tokens) -> Result<(HealthReporter
             .with_service_name(SERVICES[0])
             .with_service_name(SERVICES[1])
             .with_service_name(SERVICES[2])
+            .with_service_name(SERVICES[3])
     };
     let routes = Routes::new(federation.postbox_service())
         .add_service(federation.auth_service())
-        .add_service(federation.mailroom_service(tokens))
+        .add_service(federation.mailroom_service(tokens.clone()))
+        .add_service(relay.service(tokens))
         .add_service(health_service)
         .add_service(reflection().build_v1().map_err(Error::internal)?)
         .add_service(reflection().build_v1alpha().map_err(Error::internal)?);

@@ -148,3 +148,8 @@ fn an_hrpc_client_is_answered_with_the_headers_and_errors_of_the_document() {
 fn a_peer_may_change_its_protocol() {
     play("changes_its_protocol", SOON);
 }
+
+#[test]
+fn grpcio_parties_sign_through_the_router() {
+    play("parties", SOON);
+}

@@ -22,17 +22,19 @@ def _compiled(*modules):
             raise SystemExit("the stock contract does not compile")
         sys.path.insert(0, out)
         try:
-            return [importlib.import_module(f"protocol.{module}") for module in modules]
+            return [importlib.import_module(module) for module in modules]
         finally:
             sys.path.remove(out)
 
 
-auth, auth_grpc, sync, sync_grpc, types = _compiled(
-    "auth.v1.auth_pb2",
-    "auth.v1.auth_pb2_grpc",
-    "sync.v1.sync_pb2",
-    "sync.v1.sync_pb2_grpc",
-    "harmonytypes.v1.types_pb2",
+auth, auth_grpc, sync, sync_grpc, types, router, router_grpc = _compiled(
+    "protocol.auth.v1.auth_pb2",
+    "protocol.auth.v1.auth_pb2_grpc",
+    "protocol.sync.v1.sync_pb2",
+    "protocol.sync.v1.sync_pb2_grpc",
+    "protocol.harmonytypes.v1.types_pb2",
+    "mpc.router.v1.message_router_pb2",
+    "mpc.router.v1.message_router_pb2_grpc",
 )
 
 
@@ -54,7 +56,7 @@ def lines():
         for nested in it.nested_type:
             message(name, nested)
 
-    for module in (auth, sync, types):
+    for module in (auth, sync, types, router):
         file = descriptor_pb2.FileDescriptorProto()
         module.DESCRIPTOR.CopyToProto(file)
         found.add(f"package {file.package} {file.syntax}")

@@ -39,11 +39,12 @@ def main():
     arguments = _arguments()
     import scenarios_grpc
     import scenarios_hrpc
+    import scenarios_router
     from node import Node
 
     if arguments.scenario == "contract_is_stock":
         return scenarios_grpc.contract_is_stock(arguments)
-    modules = (scenarios_grpc, scenarios_hrpc)
+    modules = (scenarios_grpc, scenarios_hrpc, scenarios_router)
     [scenario] = [getattr(it, arguments.scenario) for it in modules if hasattr(it, arguments.scenario)]
     scenario(Node(arguments), arguments.certificates)
 

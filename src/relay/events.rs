@@ -1,0 +1,333 @@
+//! Session events: published by a service, stored, read by the parties they
+//! name, here and on their own nodes.
+//!
+//! A party gets nobody's join token but its own; another server gets those of
+//! its parties. A stream is woken, then reads rows after its cursor.
+
+use super::{Relay, names};
+use crate::{
+    error::Error,
+    proto::{
+        mpc::router::v1::SessionEvent,
+        pillarbox::relay::v1::{Letter, letter::Kind},
+    },
+    store::{
+        Change, Op,
+        relay::{Change as Row, EventRow, NewEvent},
+    },
+    types::{Millis, PartyRef, PeerId, ServerId},
+};
+use futures_util::stream;
+use prost::Message;
+use std::{
+    collections::{BTreeMap, BTreeSet, VecDeque},
+    pin::Pin,
+    sync::Arc,
+};
+use tokio::sync::Notify;
+use tokio_stream::Stream;
+use tonic::Status;
+
+/// One event, serialized.
+const EVENT_MAX: usize = 1 << 20;
+/// Parties that one event names.
+pub const PARTIES_MAX: usize = 1_024;
+const TYPE_MAX: usize = 256;
+/// Types that one subscription names.
+const TYPES_MAX: usize = 64;
+const PAGE_ROWS: usize = 64;
+const PAGE_BYTES: usize = 64 << 10;
+
+pub type EventStream = Pin<Box<dyn Stream<Item = Result<SessionEvent, Status>> + Send>>;
+
+/// What the rest of the relay holds of a stream of events.
+#[derive(Debug)]
+pub struct EventSubscription {
+    /// `None`: a service that reads all of them.
+    party: Option<String>,
+    /// Empty: all types.
+    types: Vec<String>,
+    wake: Notify,
+}
+
+impl EventSubscription {
+    fn concerns(&self, kind: &str, local_parties: Option<&[String]>) -> bool {
+        let named = match (&self.party, local_parties) {
+            (None, _) | (_, None) => true,
+            (Some(party), Some(parties)) => parties.contains(party),
+        };
+        named && self.wants(kind)
+    }
+
+    fn wants(&self, kind: &str) -> bool {
+        self.types.is_empty() || self.types.iter().any(|wanted| wanted == kind)
+    }
+}
+
+struct Reader {
+    relay: Relay,
+    id: u64,
+    subscription: Arc<EventSubscription>,
+    cursor: u64,
+    page: VecDeque<EventRow>,
+}
+
+impl Drop for Reader {
+    fn drop(&mut self) {
+        self.relay.streams().events.remove(&self.id);
+    }
+}
+
+impl Relay {
+    /// Stores an event of a session of this node, and sends it to the nodes of
+    /// its parties. Returns how many streams of this node it concerns.
+    pub async fn publish(&self, mut event: SessionEvent) -> Result<usize, Error> {
+        let now = Millis::now();
+        check(&event, now)?;
+        if event.event_id.is_empty() {
+            event.event_id = format!("{:032x}", u128::from(random()?) << 64 | u128::from(random()?));
+        }
+        if event.created_at == 0 {
+            event.created_at = now.0;
+        }
+        if event.expires_at == 0 {
+            event.expires_at = now.plus(self.0.config.retention).0;
+        }
+        let mut parties = vec![];
+        for (at, text) in event.selected_parties.iter().enumerate() {
+            parties.push(self.recipient(&format!("event.selected_parties[{at}]"), text).await?);
+        }
+        let mut tokens = BTreeMap::new();
+        for (text, token) in std::mem::take(&mut event.join_tokens) {
+            let field = format!("event.join_tokens[{text:?}]");
+            if tokens.insert(self.recipient(&field, &text).await?, token).is_some() {
+                return Err(Error::invalid(format!("{field}: this party has another entry under its other name")));
+            }
+        }
+        let relay = self.clone();
+        let stored = async move { relay.store_own(event, parties, tokens).await };
+        self.0.tasks.spawn(stored).await.map_err(Error::internal)?
+    }
+
+    async fn store_own(
+        &self,
+        event: SessionEvent,
+        parties: Vec<PartyRef>,
+        tokens: BTreeMap<PartyRef, String>,
+    ) -> Result<usize, Error> {
+        let letters = self.event_letters(&event, &parties, &tokens)?;
+        let shown = |party: &PartyRef| self.show(party.peer, &party.name);
+        let event = SessionEvent {
+            selected_parties: parties.iter().map(shown).collect(),
+            join_tokens: tokens.iter().map(|(party, token)| (shown(party), token.clone())).collect(),
+            ..event
+        };
+        let (kind, local) = (event.event_type.clone(), local_names(&parties));
+        let op = self.event_op(PeerId::SELF, event, &parties)?;
+        self.commit(op, letters).await?;
+        Ok(self.wake_events(&kind, local.as_deref()))
+    }
+
+    /// The rows of an event; who its session's parties are is settled with it.
+    pub(super) fn event_op(&self, owner: PeerId, event: SessionEvent, parties: &[PartyRef]) -> Result<Op, Error> {
+        let now = Millis::now();
+        let until = Millis(event.expires_at);
+        let announced = self.router().announce(now, &event.session_id, owner, parties, until)?;
+        let (session, kind) = (event.session_id.clone(), event.event_type.clone());
+        Ok(Op::from(vec![
+            Change::Relay(Row::Announced {
+                session: session.clone(),
+                owner,
+                parties: announced.parties,
+                until: announced.until,
+            }),
+            Change::Relay(Row::Event(Box::new(NewEvent {
+                event_id: event.event_id.clone(),
+                owner,
+                session,
+                kind,
+                local_parties: local_names(parties),
+                created_at: Millis(event.created_at),
+                expires_at: until,
+                body: event.encode_to_vec().into(),
+            }))),
+        ]))
+    }
+
+    /// One for each server with parties in it, all names qualified.
+    fn event_letters(
+        &self,
+        event: &SessionEvent,
+        parties: &[PartyRef],
+        tokens: &BTreeMap<PartyRef, String>,
+    ) -> Result<Vec<(PeerId, u64, Letter)>, Error> {
+        let own = self.federation()?.own_id();
+        let qualified = |party: &PartyRef| match party.peer {
+            PeerId::SELF => names::show(&party.name, Some(&own)),
+            peer => self.show(peer, &party.name),
+        };
+        let peers: BTreeSet<PeerId> = parties.iter().map(|party| party.peer).filter(|peer| *peer != PeerId::SELF).collect();
+        let letter = |peer: PeerId| {
+            let theirs = tokens.iter().filter(|(party, _)| party.peer == peer);
+            let event = SessionEvent {
+                selected_parties: parties.iter().map(qualified).collect(),
+                join_tokens: theirs.map(|(party, token)| (qualified(party), token.clone())).collect(),
+                ..event.clone()
+            };
+            Ok((peer, random()?, Letter { kind: Some(Kind::Event(event)) }))
+        };
+        peers.into_iter().map(letter).collect()
+    }
+
+    /// An event of another server: what it changes here. All its names are
+    /// qualified; a party of a server that is no peer cannot be reached from
+    /// here and is left out.
+    pub(super) fn foreign_event(&self, peer: PeerId, server: &ServerId, event: SessionEvent, now: Millis) -> Result<Foreign, Error> {
+        check(&event, now)?;
+        if event.event_id.is_empty() || event.created_at <= 0 || event.expires_at <= 0 {
+            return Err(Error::invalid("event: event_id, created_at and expires_at are set by the node that sends it"));
+        }
+        let party = |text: &str| -> Result<Option<PartyRef>, Error> {
+            let named = self.name("event.selected_parties", text)?;
+            if !text.contains('@') {
+                return Err(Error::invalid("event.selected_parties: a name without its server"));
+            }
+            let peer = match &named.server {
+                None => Some(PeerId::SELF),
+                Some(other) if other == server => Some(peer),
+                Some(other) => self.federation()?.peer_of(other),
+            };
+            Ok(peer.map(|peer| PartyRef { peer, name: named.name }))
+        };
+        let parties: Vec<Option<PartyRef>> =
+            event.selected_parties.iter().map(|text| party(text)).collect::<Result<_, _>>()?;
+        let parties: Vec<PartyRef> = parties.into_iter().flatten().collect();
+        if !event.selected_parties.is_empty() && !parties.iter().any(|party| party.peer == PeerId::SELF) {
+            return Err(Error::invalid("event.selected_parties: none of them is of this server"));
+        }
+        let mut tokens = std::collections::HashMap::new();
+        for (text, token) in &event.join_tokens {
+            let named = self.name("event.join_tokens", text)?;
+            if named.server.is_none() {
+                tokens.insert(named.name, token.clone());
+            }
+        }
+        let shown = |party: &PartyRef| self.show(party.peer, &party.name);
+        let expires_at = event.expires_at.min(now.plus(self.0.config.retention).0.max(now.0 + 1));
+        let event = SessionEvent {
+            selected_parties: parties.iter().map(shown).collect(),
+            join_tokens: tokens,
+            expires_at,
+            ..event
+        };
+        let (kind, local) = (event.event_type.clone(), local_names(&parties));
+        let op = self.event_op(peer, event, &parties)?;
+        Ok(Foreign { op, kind, local })
+    }
+
+    /// Wakes the streams an event concerns; returns how many.
+    pub(super) fn wake_events(&self, kind: &str, local: Option<&[String]>) -> usize {
+        let streams = self.streams();
+        let concerned = streams.events.values().filter(|subscription| subscription.concerns(kind, local));
+        concerned.inspect(|subscription| subscription.wake.notify_one()).count()
+    }
+
+    /// The events that concern a party (`None`: all), first those that have not
+    /// expired, after the one with the id `after` if that is kept, then live.
+    pub async fn subscribe_events(
+        &self,
+        party: Option<String>,
+        types: Vec<String>,
+        after: Option<String>,
+    ) -> Result<EventStream, Error> {
+        if types.len() > TYPES_MAX || types.iter().any(|kind| kind.len() > TYPE_MAX) {
+            return Err(Error::invalid(format!("event_types: at most {TYPES_MAX}, each of at most {TYPE_MAX} bytes")));
+        }
+        let cursor = match after {
+            Some(id) => self.0.store.event_number(&id).await?.unwrap_or(0),
+            None => 0,
+        };
+        let subscription = Arc::new(EventSubscription { party, types, wake: Notify::new() });
+        let id = self.open_events(subscription.clone())?;
+        let reader = Reader { relay: self.clone(), id, subscription, cursor, page: VecDeque::new() };
+        Ok(Box::pin(stream::unfold(Some(reader), |reader| async {
+            let mut reader = reader?;
+            match reader.next().await {
+                Ok(event) => Some((Ok(event), Some(reader))),
+                Err(error) => Some((Err(error.into()), None)),
+            }
+        })))
+    }
+}
+
+/// What an event of another server changes, and whom it concerns.
+pub struct Foreign {
+    pub op: Op,
+    pub kind: String,
+    pub local: Option<Vec<String>>,
+}
+
+impl Reader {
+    async fn next(&mut self) -> Result<SessionEvent, Error> {
+        loop {
+            while let Some(row) = self.page.pop_front() {
+                self.cursor = row.number;
+                if self.subscription.wants(&row.kind) {
+                    return self.shown(&row);
+                }
+            }
+            let party = self.subscription.party.as_deref();
+            let rows = self.relay.0.store.event_page(party, self.cursor, Millis::now(), PAGE_ROWS, PAGE_BYTES).await?;
+            self.page.extend(rows);
+            if self.page.is_empty() {
+                tokio::select! {
+                    () = self.subscription.wake.notified() => {}
+                    () = self.relay.0.stop.cancelled() => {
+                        return Err(Error::unavailable("the node stops; subscribe again, nothing is lost"));
+                    }
+                }
+            }
+        }
+    }
+
+    /// The event without what is another party's.
+    fn shown(&self, row: &EventRow) -> Result<SessionEvent, Error> {
+        let mut event = SessionEvent::decode(row.body.clone()).map_err(Error::internal)?;
+        if let Some(party) = &self.subscription.party {
+            event.join_tokens.retain(|name, _| name == party);
+        }
+        Ok(event)
+    }
+}
+
+fn check(event: &SessionEvent, now: Millis) -> Result<(), Error> {
+    names::check("event.session_id", &event.session_id)?;
+    let limited = [("event.event_id", &event.event_id), ("event.event_type", &event.event_type)];
+    for (field, text) in limited {
+        if text.len() > TYPE_MAX {
+            return Err(Error::invalid(format!("{field}: {} bytes; the limit is {TYPE_MAX}", text.len())));
+        }
+    }
+    let (parties, tokens) = (event.selected_parties.len(), event.join_tokens.len());
+    if parties > PARTIES_MAX || tokens > PARTIES_MAX {
+        let text = format!("event: {parties} selected_parties and {tokens} join_tokens; the limit is {PARTIES_MAX}");
+        return Err(Error::invalid(text));
+    }
+    if event.encoded_len() > EVENT_MAX {
+        return Err(Error::invalid(format!("event: {} bytes; the limit is {EVENT_MAX}", event.encoded_len())));
+    }
+    if event.expires_at != 0 && event.expires_at <= now.0 {
+        return Err(Error::invalid(format!("event.expires_at: {} ms since 1970 is over", event.expires_at)));
+    }
+    Ok(())
+}
+
+/// The parties of this node; `None`: the event names nobody and is for all.
+fn local_names(parties: &[PartyRef]) -> Option<Vec<String>> {
+    let local = parties.iter().filter(|party| party.peer == PeerId::SELF);
+    (!parties.is_empty()).then(|| local.map(|party| party.name.clone()).collect())
+}
+
+fn random() -> Result<u64, Error> {
+    getrandom::u64().map_err(Error::internal)
+}

@@ -1,0 +1,197 @@
+//! What parcels of other servers change here, and what theirs are told back.
+//!
+//! A server speaks for its own parties only: whom a message is from follows
+//! from who sent the parcel, never from a field of it. Decides from memory;
+//! the rows are written in the transaction that moves the postbox's mark.
+
+use super::{Relay, names, routing::read_message_id, service::PAYLOAD_MAX};
+use crate::{
+    error::Error,
+    federation::parcels::{Letters, Taken},
+    proto::pillarbox::relay::v1::{Letter, Message, State, States, letter::Kind},
+    store::{
+        Change, Op,
+        relay::{Change as Row, DeliveryState, NewMessage, Unreported},
+    },
+    types::{Millis, PartyRef, PeerId, ServerId},
+};
+use std::{collections::BTreeMap, time::Duration};
+use tokio::time::{sleep, timeout};
+
+const TEXT_MAX: usize = 1_024;
+/// States in one parcel.
+const STATES_MAX: usize = 256;
+/// States that follow one another closely travel together.
+const GATHER: Duration = Duration::from_millis(20);
+/// Without a wake: for states whose parcel found no room.
+const AGAIN: Duration = Duration::from_secs(30);
+
+impl Letters for Relay {
+    fn take(&self, peer: PeerId, server: &ServerId, letter: Letter, now: Millis) -> Result<Taken, String> {
+        let taken = match letter.kind {
+            Some(Kind::Message(message)) => self.take_message(peer, message, now),
+            Some(Kind::States(states)) => Ok(self.take_states(peer, states)),
+            Some(Kind::Event(event)) => self.foreign_event(peer, server, event, now).map(|foreign| {
+                let relay = self.clone();
+                Taken {
+                    changes: foreign.op.changes,
+                    then: Box::new(move |done| {
+                        if done.is_some() {
+                            relay.wake_events(&foreign.kind, foreign.local.as_deref());
+                        }
+                    }),
+                }
+            }),
+            None => Err(Error::invalid("an unknown kind of letter")),
+        };
+        taken.map_err(|error| {
+            self.0.metrics.letters_refused.inc();
+            error.to_string()
+        })
+    }
+
+    fn returned(&self, peer: PeerId, id: u64, reason: &str, now: Millis) -> Taken {
+        // A parcel with a message goes by the message's number.
+        let error = shorten(reason);
+        let relay = self.clone();
+        Taken {
+            changes: vec![Change::Relay(Row::FailRemote { message: id, peer, at: now, error })],
+            then: Box::new(move |_| relay.0.freeing.notify_one()),
+        }
+    }
+}
+
+impl Relay {
+    fn take_message(&self, peer: PeerId, message: Message, now: Millis) -> Result<Taken, Error> {
+        check(&message, now)?;
+        let bytes = message.payload.len() as u64;
+        let (session, from) = (message.session_id, message.from_party);
+        let routed = self.router().route_inbound(now, &session, peer, &from, &message.to_parties, bytes)?;
+        let mut changes = vec![];
+        if routed.joined {
+            let party = PartyRef { peer, name: from.clone() };
+            changes.push(Change::Relay(Row::Joined { session: session.clone(), party, until: routed.until }));
+        }
+        changes.push(Change::Relay(Row::Message(Box::new(NewMessage {
+            number: self.next_number(now),
+            origin: peer,
+            remote_id: Some(message.message_id),
+            tag: 0,
+            session: session.clone(),
+            sender: from.clone(),
+            broadcast: message.is_broadcast,
+            round: message.round_number,
+            kind: message.message_type,
+            accepted_at: now,
+            expires_at: Millis(message.expires_at).min(now.plus(self.0.config.retention)),
+            body: message.payload,
+        }))));
+        changes.extend(routed.recipients.iter().map(|party| Change::Relay(Row::Deliver { party: party.clone() })));
+        let relay = self.clone();
+        let then = Box::new(move |done: Option<&_>| match done {
+            Some(_) => relay.wake(&session, routed.recipients.iter().map(|party| &*party.name)),
+            None => relay.router().undo(&session, peer, &from, bytes),
+        });
+        Ok(Taken { changes, then })
+    }
+
+    /// A server tells of its own parties; what it says of others touches no row.
+    fn take_states(&self, peer: PeerId, states: States) -> Taken {
+        let changes = states.states.into_iter().take(4 * STATES_MAX).filter_map(|told| {
+            let (message, _) = read_message_id(&told.message_id)?;
+            let state = match told.state {
+                1 => DeliveryState::Delivered,
+                2 => DeliveryState::Acknowledged,
+                3 => DeliveryState::Failed,
+                _ => return None,
+            };
+            let moment = |at: i64| (at > 0).then_some(Millis(at));
+            Some(Change::Relay(Row::RemoteState {
+                message,
+                party: PartyRef { peer, name: told.party },
+                state,
+                delivered_at: moment(told.delivered_at),
+                finished_at: moment(told.finished_at),
+                retries: u32::try_from(told.retries).unwrap_or(0),
+                error: shorten(&told.error),
+            }))
+        });
+        let relay = self.clone();
+        Taken { changes: changes.collect(), then: Box::new(move |_| relay.0.freeing.notify_one()) }
+    }
+
+    /// Tells other servers how their messages fare here, until the node stops.
+    pub(super) async fn report(self) {
+        while self.0.stop.run_until_cancelled(timeout(AGAIN, self.0.reporting.notified())).await.is_some() {
+            if self.0.stop.run_until_cancelled(sleep(GATHER)).await.is_none() {
+                return;
+            }
+            if let Err(error) = self.report_all().await {
+                tracing::warn!(%error, "other servers could not be told how their messages fare; trying again");
+            }
+        }
+    }
+
+    async fn report_all(&self) -> Result<(), Error> {
+        let mut after = 0;
+        loop {
+            let rows = self.0.store.unreported(after, STATES_MAX).await?;
+            let Some(last) = rows.last() else { return Ok(()) };
+            after = last.seq;
+            let mut by_server: BTreeMap<PeerId, Vec<Unreported>> = BTreeMap::new();
+            for row in rows {
+                by_server.entry(row.origin).or_default().push(row);
+            }
+            for (peer, rows) in by_server {
+                let told = rows.iter().map(|row| Row::Reported { seq: row.seq, state: row.state });
+                let op = Op::from(told.map(Change::Relay).collect::<Vec<_>>());
+                let states = States { states: rows.into_iter().map(State::from).collect() };
+                let letter = Letter { kind: Some(Kind::States(states)) };
+                let id = getrandom::u64().map_err(Error::internal)?;
+                if let Err(error) = self.federation()?.post(op, vec![(peer, id, letter)]).await {
+                    tracing::debug!(%error, "a server could not be told how its messages fare");
+                }
+            }
+        }
+    }
+}
+
+impl From<Unreported> for State {
+    fn from(row: Unreported) -> Self {
+        let millis = |at: Option<Millis>| at.map_or(0, |at| at.0);
+        Self {
+            message_id: row.remote_id,
+            party: row.party,
+            state: match row.state {
+                DeliveryState::Pending => 0,
+                DeliveryState::Delivered => 1,
+                DeliveryState::Acknowledged => 2,
+                DeliveryState::Failed => 3,
+            },
+            delivered_at: millis(row.delivered_at),
+            finished_at: millis(row.finished_at),
+            retries: i32::try_from(row.retries).unwrap_or(i32::MAX),
+            error: row.error,
+        }
+    }
+}
+
+fn check(message: &Message, now: Millis) -> Result<(), Error> {
+    if message.expires_at <= now.0 {
+        return Err(Error::invalid("expired"));
+    }
+    names::check("message_id", &message.message_id)?;
+    let length = message.payload.len();
+    if length > PAYLOAD_MAX {
+        return Err(Error::invalid(format!("payload: {length} bytes; the limit is {PAYLOAD_MAX}")));
+    }
+    match message.message_type.len() {
+        0..=TEXT_MAX => Ok(()),
+        length => Err(Error::invalid(format!("message_type: {length} bytes; the limit is {TEXT_MAX}"))),
+    }
+}
+
+/// A text of another server, cut to what is kept.
+fn shorten(text: &str) -> String {
+    text.chars().take(TEXT_MAX / 4).collect()
+}

@@ -1,0 +1,327 @@
+//! The relay of multi-party computations: `mpc.router.v1.MessageRouter`
+//! (floor 5).
+//!
+//! [`Relay`] is the handle. A message is rows before anyone hears of it: its own
+//! and one for each recipient; a subscriber is woken and reads them. Messages,
+//! events and states of parties on other servers travel as parcels over the
+//! postbox. Who may send to whom is the word of `router.rs`, repeats that of
+//! `window.rs`, who reads what that of `subscriptions.rs`; all three are pure.
+
+mod config;
+mod events;
+mod janitor;
+mod letters;
+mod names;
+mod presence;
+mod reader;
+pub mod router;
+mod routing;
+mod service;
+mod status;
+pub mod subscriptions;
+pub mod window;
+
+pub use config::Config;
+pub use service::{PAYLOAD_MAX, Service};
+
+use crate::{
+    error::Error,
+    federation::Federation,
+    metrics::Metrics,
+    store::{
+        Change, Store,
+        relay::{Change as Row, PartyRow},
+    },
+    types::{Millis, PartyRef, PeerId},
+};
+use events::EventSubscription;
+use names::Name;
+use presence::Presence;
+use reader::Subscription;
+use router::{Limits, Router};
+use routing::Underway;
+use status::Passing;
+use std::{
+    collections::{BTreeSet, HashMap},
+    sync::{
+        Arc, Mutex, MutexGuard, OnceLock, PoisonError,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
+};
+use subscriptions::Subscriptions;
+use tokio::sync::Notify;
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use window::Redelivery;
+
+/// Deliveries noted in memory before they are written without a pause.
+const PASSING_MAX: usize = 4_096;
+/// Open streams of session events.
+const EVENT_STREAMS_MAX: usize = 100_000;
+/// The low bits of a message's number, below its microsecond.
+const WITHIN_MICRO: u32 = 8;
+
+/// The handle; clones are the same relay.
+#[derive(Clone)]
+pub struct Relay(Arc<Inner>);
+
+struct Inner {
+    config: Config,
+    store: Store,
+    metrics: Metrics,
+    router: Mutex<Router>,
+    presence: Mutex<Presence>,
+    streams: Mutex<Streams>,
+    underway: Underway,
+    /// Handed to subscribers, not yet written.
+    passing: Mutex<Passing>,
+    /// The number of the newest message.
+    newest: AtomicU64,
+    /// Set before the first call comes.
+    federation: OnceLock<Federation>,
+    writing: Notify,
+    full: Notify,
+    freeing: Notify,
+    reporting: Notify,
+    stop: CancellationToken,
+    tasks: TaskTracker,
+}
+
+/// The open streams.
+#[derive(Default)]
+struct Streams {
+    subscriptions: Subscriptions,
+    messages: HashMap<u64, Arc<Subscription>>,
+    events: HashMap<u64, Arc<EventSubscription>>,
+    /// Ids of streams of events.
+    next: u64,
+}
+
+impl Relay {
+    /// Reads what is kept. Ends when `stop` is cancelled; then wait for
+    /// [`Relay::ended`].
+    pub async fn open_on(config: Config, store: Store, metrics: Metrics, stop: CancellationToken) -> Result<Self, Error> {
+        let limits = Limits {
+            recipients: events::PARTIES_MAX,
+            session_bytes: config.session_max_bytes.as_u64(),
+            sender_bytes: config.sender_max_bytes.as_u64(),
+            sessions: config.max_sessions,
+            parties_a_session: events::PARTIES_MAX,
+        };
+        let sessions = store.sessions().await?;
+        let stored = store.stored_bytes().await?;
+        let router = Router::new(limits, config.retention, sessions, stored);
+        let presence = Presence::new(store.parties().await?);
+        let newest = store.newest_message().await?;
+        Ok(Self(Arc::new(Inner {
+            config,
+            store,
+            metrics,
+            router: Mutex::new(router),
+            presence: Mutex::new(presence),
+            streams: Mutex::default(),
+            underway: Underway::default(),
+            passing: Mutex::default(),
+            newest: AtomicU64::new(newest),
+            federation: OnceLock::new(),
+            writing: Notify::new(),
+            full: Notify::new(),
+            freeing: Notify::new(),
+            reporting: Notify::new(),
+            stop,
+            tasks: TaskTracker::new(),
+        })))
+    }
+
+    /// Gives the relay its way to other servers, and starts what it does by
+    /// itself.
+    pub fn start(&self, federation: Federation) {
+        // A second one is not taken: there is one federation.
+        let _ = self.0.federation.set(federation);
+        self.0.tasks.spawn(self.clone().write());
+        self.0.tasks.spawn(self.clone().free());
+        self.0.tasks.spawn(self.clone().sweep());
+        self.0.tasks.spawn(self.clone().report());
+        // What was left when the node stopped.
+        self.0.freeing.notify_one();
+        self.0.reporting.notify_one();
+    }
+
+    /// Returns when every task has ended, after `stop`.
+    pub async fn ended(&self) {
+        self.0.tasks.close();
+        self.0.tasks.wait().await;
+    }
+
+    fn federation(&self) -> Result<&Federation, Error> {
+        self.0.federation.get().ok_or_else(|| Error::unavailable("the node is starting; try again"))
+    }
+
+    fn router(&self) -> MutexGuard<'_, Router> {
+        self.0.router.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn presence(&self) -> MutexGuard<'_, Presence> {
+        self.0.presence.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn streams(&self) -> MutexGuard<'_, Streams> {
+        self.0.streams.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn passing(&self) -> MutexGuard<'_, Passing> {
+        self.0.passing.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Numbers of messages grow, over restarts too: they follow the clock, and
+    /// go on from the newest where the clock went back.
+    fn next_number(&self, now: Millis) -> u64 {
+        let clock = (now.0.max(0).cast_unsigned() * 1_000) << WITHIN_MICRO;
+        let next = |newest: u64| clock.max(newest + 1);
+        match self.0.newest.fetch_update(Relaxed, Relaxed, |newest| Some(next(newest))) {
+            Ok(before) | Err(before) => next(before),
+        }
+    }
+
+    // ----- names
+
+    fn name(&self, field: &str, text: &str) -> Result<Name, Error> {
+        let federation = self.federation()?;
+        names::parse(field, text, |server| federation.is_own_id(server))
+    }
+
+    /// Whether a principal's name stands for the local party `name`.
+    fn is_party(&self, own: &str, name: &str) -> bool {
+        own == name || self.name("principal", own).is_ok_and(|own| own.server.is_none() && own.name == name)
+    }
+
+    /// A party as it is shown here.
+    fn show(&self, peer: PeerId, name: &str) -> String {
+        let server = (peer != PeerId::SELF).then(|| self.0.federation.get()?.server_of(peer)).flatten();
+        names::show(name, server.as_ref())
+    }
+
+    // ----- parties
+
+    /// Registers a party, or updates it; whether it was registered before.
+    pub async fn register(&self, mut row: PartyRow) -> Result<(PartyRow, bool), Error> {
+        let (before, count) = {
+            let presence = self.presence();
+            (presence.get(&row.name).cloned(), presence.len())
+        };
+        match &before {
+            Some(before) => row.registered_at = before.registered_at,
+            None if count >= self.0.config.max_parties => {
+                let limit = self.0.config.max_parties;
+                return Err(Error::exhausted(format!("{limit} parties are registered; relay.max_parties is the limit")));
+            }
+            None => {}
+        }
+        let relay = self.clone();
+        let stored = async move {
+            relay.0.store.submit(Change::Relay(Row::PutParty(row.clone()))).await?;
+            relay.presence().put(row.clone());
+            Ok::<_, Error>(row)
+        };
+        let row = self.0.tasks.spawn(stored).await.map_err(Error::internal)??;
+        Ok((row, before.is_some()))
+    }
+
+    /// A sign of life: the time here, and how many messages wait.
+    pub async fn heartbeat(&self, party: &str) -> Result<(Millis, u64), Error> {
+        let now = Millis::now();
+        if !self.presence().seen(party, now) {
+            return Err(Error::NotFound(format!("party_id: {party} is not registered; call RegisterParty first")));
+        }
+        Ok((now, self.0.store.waiting(party, now).await?))
+    }
+
+    /// The registered parties, and whether each is online.
+    pub fn registered(&self, role: Option<&str>, only_online: bool) -> Vec<(PartyRow, bool)> {
+        let now = Millis::now();
+        let (presence, streams) = (self.presence(), self.streams());
+        let online = |row: &PartyRow| {
+            streams.subscriptions.is_subscribed(&row.name)
+                || presence.is_fresh(&row.name, now, self.0.config.online_after)
+        };
+        let wanted = presence.all().filter(|row| role.is_none_or(|role| row.role == role));
+        wanted.map(|row| (row.clone(), online(row))).filter(|(_, online)| *online || !only_online).collect()
+    }
+
+    // ----- subscriptions
+
+    fn redelivery(&self) -> Redelivery {
+        let config = &self.0.config;
+        Redelivery { after: config.redeliver_after, tries: config.redeliver_tries, max: config.max_unacknowledged }
+    }
+
+    /// Who subscribes in a session nobody announced is of its parties.
+    async fn join(&self, session: &str, party: &str) -> Result<(), Error> {
+        let party = PartyRef { peer: PeerId::SELF, name: party.to_owned() };
+        let Some(until) = self.router().join(Millis::now(), session, &party)? else { return Ok(()) };
+        let session = session.to_owned();
+        self.0.store.submit(Change::Relay(Row::Joined { session, party, until })).await.map(drop)
+    }
+
+    /// Makes a stream the reader of its party and session.
+    fn open(&self, subscription: Arc<Subscription>) -> Result<u64, Error> {
+        let mut streams = self.streams();
+        let opened = streams.subscriptions.subscribe(&subscription.party, subscription.session.as_deref())?;
+        if let Some(replaced) = opened.replaced.and_then(|id| streams.messages.remove(&id)) {
+            replaced.end(Error::Aborted("replaced by a newer subscription of this party and session".into()));
+        }
+        if let Some(narrowed) = opened.narrowed.and_then(|id| streams.messages.get(&id))
+            && let Some(session) = &subscription.session
+        {
+            narrowed.window().let_go(session);
+        }
+        streams.messages.insert(opened.id, subscription);
+        Ok(opened.id)
+    }
+
+    fn unsubscribe(&self, id: u64) {
+        let mut streams = self.streams();
+        streams.messages.remove(&id);
+        if let Some(heir) = streams.subscriptions.unsubscribe(id).and_then(|id| streams.messages.get(&id)) {
+            heir.window().rescan();
+            heir.wake();
+        }
+    }
+
+    /// Sessions of a party that have a subscription of their own.
+    fn covered(&self, party: &str) -> BTreeSet<String> {
+        self.streams().subscriptions.covered(party)
+    }
+
+    /// Rows for these parties of this node were written.
+    fn wake<'a>(&self, session: &str, parties: impl Iterator<Item = &'a str>) {
+        let streams = self.streams();
+        for party in parties {
+            let reader = streams.subscriptions.reader(party, session);
+            if let Some(subscription) = reader.and_then(|id| streams.messages.get(&id)) {
+                subscription.window().woken();
+                subscription.wake();
+            }
+        }
+    }
+
+    /// A delivery is final: whoever holds it lets go of it.
+    fn let_go(&self, party: &str, session: &str, seq: u64) {
+        let streams = self.streams();
+        let reader = streams.subscriptions.reader(party, session);
+        if let Some(subscription) = reader.and_then(|id| streams.messages.get(&id)) {
+            subscription.window().finished(seq);
+            subscription.wake();
+        }
+    }
+
+    fn open_events(&self, subscription: Arc<EventSubscription>) -> Result<u64, Error> {
+        let mut streams = self.streams();
+        if streams.events.len() >= EVENT_STREAMS_MAX {
+            return Err(Error::exhausted(format!("{EVENT_STREAMS_MAX} streams of session events are open")));
+        }
+        streams.next += 1;
+        let id = streams.next;
+        streams.events.insert(id, subscription);
+        Ok(id)
+    }
+}

@@ -1,0 +1,213 @@
+//! One stream of `SubscribeMessages`: woken, it reads rows after what it has,
+//! and hands them on as fast as its client reads.
+//!
+//! Order, repeats and giving up are `window.rs`'s word. Nothing waits in memory
+//! for a slow client but one small page. The stream is its own task: it ends,
+//! and its subscription with it, when the client goes.
+
+use super::{
+    Relay,
+    status::Sent,
+    window::{Due, Window},
+};
+use crate::{
+    error::Error,
+    proto::mpc::router::v1::MPCMessage,
+    store::{
+        Change,
+        relay::{Change as Row, OpenDelivery},
+    },
+    types::Millis,
+};
+use futures_util::stream;
+use std::{
+    collections::VecDeque,
+    pin::Pin,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Instant,
+};
+use tokio::{sync::Notify, time::sleep_until};
+use tokio_stream::Stream;
+use tonic::Status;
+
+/// Rows and bodies read in one go for one subscription.
+const PAGE_ROWS: usize = 64;
+const PAGE_BYTES: usize = 64 << 10;
+
+pub type MessageStream = Pin<Box<dyn Stream<Item = Result<MPCMessage, Status>> + Send>>;
+
+/// What the rest of the relay holds of a stream.
+pub struct Subscription {
+    pub party: String,
+    /// `None`: all sessions.
+    pub session: Option<String>,
+    window: Mutex<Window>,
+    wake: Notify,
+    /// Why it is to end.
+    ended: Mutex<Option<Error>>,
+}
+
+impl Subscription {
+    pub fn window(&self) -> MutexGuard<'_, Window> {
+        self.window.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// New rows may be there, or the window has changed.
+    pub fn wake(&self) {
+        self.wake.notify_one();
+    }
+
+    pub fn end(&self, why: Error) {
+        *self.ended.lock().unwrap_or_else(PoisonError::into_inner) = Some(why);
+        self.wake.notify_one();
+    }
+
+    fn why_ended(&self) -> Option<Error> {
+        self.ended.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
+}
+
+/// Gives the subscription up with the stream.
+struct Reader {
+    relay: Relay,
+    id: u64,
+    subscription: Arc<Subscription>,
+    /// Read, to be handed on.
+    page: VecDeque<OpenDelivery>,
+}
+
+impl Drop for Reader {
+    fn drop(&mut self) {
+        self.relay.unsubscribe(self.id);
+    }
+}
+
+impl Relay {
+    /// Messages of a party in one session, or in all that have no subscription
+    /// of their own: first what is not acknowledged, then live.
+    pub async fn subscribe(&self, party: String, session: Option<String>) -> Result<MessageStream, Error> {
+        if let Some(session) = &session {
+            self.join(session, &party).await?;
+        }
+        let subscription = Arc::new(Subscription {
+            party,
+            session,
+            window: Mutex::new(Window::new(self.redelivery())),
+            wake: Notify::new(),
+            ended: Mutex::new(None),
+        });
+        let id = self.open(subscription.clone())?;
+        let reader = Reader { relay: self.clone(), id, subscription, page: VecDeque::new() };
+        Ok(Box::pin(stream::unfold(Some(reader), |reader| async {
+            let mut reader = reader?;
+            match reader.next().await {
+                Ok(message) => Some((Ok(message), Some(reader))),
+                Err(error) => Some((Err(error.into()), None)),
+            }
+        })))
+    }
+}
+
+impl Reader {
+    /// The next message for the client; an error ends the stream.
+    async fn next(&mut self) -> Result<MPCMessage, Error> {
+        loop {
+            if let Some(why) = self.subscription.why_ended() {
+                return Err(why);
+            }
+            if let Some(row) = self.page.pop_front() {
+                if let Some(message) = self.hand_on(row) {
+                    return Ok(message);
+                }
+                continue;
+            }
+            if !self.read_due().await? && !self.read_new().await? {
+                self.wait().await?;
+            }
+        }
+    }
+
+    /// `None`: it was acknowledged while it waited in the page.
+    fn hand_on(&self, row: OpenDelivery) -> Option<MPCMessage> {
+        let retries = self.subscription.window().sent(Instant::now(), row.seq)?;
+        self.relay.note_sent(row.seq, Sent { at: Millis::now(), retries });
+        Some(self.relay.message(row))
+    }
+
+    /// Repeats what was not acknowledged in time, and gives up on what was sent
+    /// often enough. Whether there was any.
+    async fn read_due(&mut self) -> Result<bool, Error> {
+        let due = self.subscription.window().due(Instant::now());
+        let mut repeats = vec![];
+        for due in due {
+            match due {
+                Due::Repeat(seq) => repeats.push(seq),
+                Due::GiveUp(seq) => self.relay.give_up(&self.subscription, seq).await?,
+            }
+        }
+        if repeats.is_empty() {
+            return Ok(false);
+        }
+        let rows = self.relay.0.store.open_deliveries(&repeats).await?;
+        let gone = |seq: &u64| !rows.iter().any(|row| row.seq == *seq);
+        let mut window = self.subscription.window();
+        for seq in repeats.iter().filter(|seq| gone(seq)) {
+            window.finished(*seq);
+        }
+        drop(window);
+        self.page.extend(rows);
+        Ok(true)
+    }
+
+    /// Reads rows that this stream has not seen. Whether it read any.
+    async fn read_new(&mut self) -> Result<bool, Error> {
+        let Some((after, room)) = self.subscription.window().wants() else { return Ok(false) };
+        let limit = room.min(PAGE_ROWS);
+        let Subscription { party, session, .. } = &*self.subscription;
+        let now = Millis::now();
+        let rows = self.relay.0.store.delivery_page(party, session.as_deref(), after, now, limit, PAGE_BYTES).await?;
+        let covered = match session {
+            Some(_) => Default::default(),
+            None => self.relay.covered(party),
+        };
+        let mut window = self.subscription.window();
+        let through = rows.last().map(|row| row.seq);
+        let mine = rows.into_iter().filter(|row| !covered.contains(&row.session));
+        let mut taken = vec![];
+        for row in mine {
+            if window.take(row.seq, row.retries, &row.session) {
+                taken.push(row);
+            }
+        }
+        window.read(after, through);
+        drop(window);
+        self.page.extend(taken);
+        Ok(through.is_some())
+    }
+
+    async fn wait(&self) -> Result<(), Error> {
+        let deadline = self.subscription.window().deadline();
+        tokio::select! {
+            () = self.subscription.wake.notified() => Ok(()),
+            () = sleep_until(deadline.unwrap_or_else(Instant::now).into()), if deadline.is_some() => Ok(()),
+            () = self.relay.0.stop.cancelled() => {
+                Err(Error::unavailable("the node stops; subscribe again, nothing is lost"))
+            }
+        }
+    }
+}
+
+impl Relay {
+    /// A delivery whose last try went unanswered has failed.
+    async fn give_up(&self, subscription: &Subscription, seq: u64) -> Result<(), Error> {
+        let Some(row) = self.0.store.open_deliveries(&[seq]).await?.into_iter().next() else {
+            subscription.window().finished(seq);
+            return Ok(());
+        };
+        let error = format!("not acknowledged after {} tries", self.0.config.redeliver_tries);
+        let change = Row::Finish { seq, message: row.message, failed: true, at: Millis::now(), error };
+        self.0.store.submit(Change::Relay(change)).await?;
+        self.finished(&subscription.party, &row.session, seq, row.origin);
+        Ok(())
+    }
+}
