@@ -9,6 +9,7 @@
 //! 2. [`store`]: rows; [`net`]: sockets, TLS, HTTP
 //! 3. [`identity`]: the node's key, tokens, principals
 //! 4. [`federation`]: the postbox, out to other servers
+//! 5. [`relay`]: messages of MPC parties
 //! 7. [`admin`]: the operator's socket, metrics
 //! 8. [`node`]: the wiring; [`config`]
 //! 9. [`cli`]: the process; [`demo`]
@@ -25,5 +26,6 @@ pub mod metrics;
 pub mod net;
 pub mod node;
 pub mod proto;
+pub mod relay;
 pub mod store;
 pub mod types;
