@@ -36,7 +36,15 @@ const BESIDE: &[(&str, &str)] = &[
 ];
 
 /// Rules without a driver: `now` and randomness come in as arguments.
-const PURE: &[&str] = &["federation/delivery.rs", "relay/router.rs", "chat/topic.rs"];
+const PURE: &[&str] = &[
+    "federation/delivery.rs",
+    "relay/router.rs",
+    "relay/router/names.rs",
+    "relay/router/quota.rs",
+    "relay/subscriptions.rs",
+    "relay/window.rs",
+    "chat/topic.rs",
+];
 const IMPURE: &[&str] = &[
     "tokio",
     "tonic",

@@ -325,3 +325,6 @@ impl Relay {
         Ok(id)
     }
 }
+
+#[cfg(test)]
+mod tests;

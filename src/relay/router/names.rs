@@ -1,0 +1,35 @@
+//! What a session or a party may be called: 1 to 256 bytes without spaces and
+//! control characters.
+
+use super::Refusal;
+use std::fmt::Display;
+
+/// In bytes.
+const NAME_MAX: usize = 256;
+
+pub fn check_session(session: &str) -> Result<(), Refusal> {
+    check("session_id", session)
+}
+
+/// The name of a party without its server; `field` is what the refusal names. An
+/// '@' is refused: what follows it would pass for a server.
+pub fn check_party(field: impl Display, name: &str) -> Result<(), Refusal> {
+    check(&field, name)?;
+    match name.contains('@') {
+        true => Err(Refusal::Invalid(format!("{field}: the name has an '@'; a party is name or name@server:port"))),
+        false => Ok(()),
+    }
+}
+
+fn check(field: impl Display, text: &str) -> Result<(), Refusal> {
+    let why = if text.is_empty() {
+        "is empty"
+    } else if text.len() > NAME_MAX {
+        "is too long"
+    } else if text.chars().any(|c| c.is_control() || c.is_whitespace()) {
+        "has a space or a control character"
+    } else {
+        return Ok(());
+    };
+    Err(Refusal::Invalid(format!("{field}: {why}; it has 1 to {NAME_MAX} bytes, printable, without spaces")))
+}

@@ -1,0 +1,1 @@
+//! The three together, in a simulated node.
