@@ -9,7 +9,7 @@ use crate::{
     admin::{self, metrics, socket},
     config::Config,
     error::Error,
-    federation::{Federation, Parts},
+    federation::{Federation, NoLetters, Parts},
     identity::{node_key::NodeKey, tokens::Tokens},
     metrics::Metrics,
     net::{
@@ -31,6 +31,7 @@ use std::{
     net::SocketAddr,
     os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt},
     path::{Path, PathBuf},
+    sync::Arc,
     time::Duration,
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
@@ -134,6 +135,7 @@ impl Node {
             own_id: server_id.clone(),
             former_ids,
             before_rename: Box::new(move |ids| renaming.as_ref().map_or(Ok(()), |certificate| certificate.name(ids))),
+            letters: Arc::new(NoLetters),
             stop: stop.clone(),
         })
         .await?;
