@@ -24,6 +24,7 @@ const FILES: &[&str] = &[
     "pillarbox/admin/v1/admin.proto",
     "pillarbox/federation/v1/federation.proto",
     "pillarbox/postbox/v1/mailroom.proto",
+    "pillarbox/relay/v1/relay.proto",
     "protocol/auth/v1/auth.proto",
     "protocol/harmonytypes/v1/types.proto",
     "protocol/sync/v1/sync.proto",

@@ -21,6 +21,8 @@ pub struct Metrics {
     pub events_settled: IntCounter,
     /// Events of other servers applied here.
     pub events_applied: IntCounter,
+    /// Parcels of other servers that were refused here.
+    pub parcels_refused: IntCounter,
     /// Dead letters made, by `reason`.
     pub dead_letters: IntCounterVec,
     /// Dead letters dropped because there were too many.
@@ -77,6 +79,10 @@ impl Metrics {
                 "Events known to have been applied by other servers.",
             ),
             events_applied: plain("pillarbox_events_applied_total", "Events of other servers applied here."),
+            parcels_refused: plain(
+                "pillarbox_parcels_refused_total",
+                "Parcels of other servers that were refused here.",
+            ),
             dead_letters: labelled("pillarbox_dead_letters_total", "Dead letters made, by reason.", &["reason"]),
             dead_letters_dropped: plain(
                 "pillarbox_dead_letters_dropped_total",

@@ -9,7 +9,7 @@ use crate::{
     admin::{self, metrics, socket},
     config::Config,
     error::Error,
-    federation::{Federation, Parts},
+    federation::{Federation, NoLetters, Parts},
     identity::{node_key::NodeKey, tokens::Tokens},
     metrics::Metrics,
     net::{

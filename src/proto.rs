@@ -41,6 +41,11 @@ pub mod pillarbox {
             include!(concat!(env!("OUT_DIR"), "/pillarbox.postbox.v1.rs"));
         }
     }
+    pub mod relay {
+        pub mod v1 {
+            include!(concat!(env!("OUT_DIR"), "/pillarbox.relay.v1.rs"));
+        }
+    }
 }
 pub mod protocol {
     pub mod auth {

@@ -3,7 +3,7 @@
 
 use crate::{
     error::Error,
-    federation::{AddPeer, Federation, Peer, ReceivedStream},
+    federation::{AddPeer, Federation, Peer, ReceivedStream, shown},
     identity::{principal::Principal, tokens::Tokens},
     proto::pillarbox::{
         admin::v1::{admin_server::Admin, *},
@@ -79,6 +79,7 @@ impl Service {
             former_ids: self.federation.former_ids_of(peer).iter().map(ToString::to_string).collect(),
             known_as: row.known_as.map_or_else(String::new, |id| id.to_string()),
             next_id: row.next_id.map_or_else(String::new, |id| id.to_string()),
+            parcels: row.parcels,
         })
     }
 
@@ -104,7 +105,8 @@ impl Service {
             died_at: letter.died_at.0,
             number: letter.number,
             last_number: letter.last_number,
-            body: letter.body,
+            size: letter.body.len() as u64,
+            body: shown(letter.body),
         })
     }
 
@@ -159,7 +161,7 @@ impl Service {
 
 fn queued(peer: &Peer, row: OutRow) -> QueuedEvent {
     let server_id = peer.server_id().to_string();
-    QueuedEvent { number: row.number, server_id, stored_at: row.stored_at.0, event: row.body }
+    QueuedEvent { number: row.number, server_id, stored_at: row.stored_at.0, event: shown(row.body) }
 }
 
 fn server_id(text: &str) -> Result<ServerId, Error> {
@@ -264,7 +266,7 @@ impl Admin for Service {
     async fn show_queue(&self, request: Request<ShowQueueRequest>) -> Result<Response<QueuedEvent>, Status> {
         let row = self.federation.queued_row(request.into_inner().number).await?;
         let server_id = self.federation.name_of(row.peer).await?.to_string();
-        let event = QueuedEvent { number: row.number, server_id, stored_at: row.stored_at.0, event: row.body };
+        let event = QueuedEvent { number: row.number, server_id, stored_at: row.stored_at.0, event: shown(row.body) };
         Ok(Response::new(event))
     }
 

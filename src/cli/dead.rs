@@ -96,7 +96,7 @@ pub async fn run(command: Command, data_dir: &Path, out: &mut Out) -> Result<(),
                     ("reason", plain(&letter.reason).into()),
                     ("died", moment(letter.died_at)),
                     ("number", number),
-                    ("bytes", letter.body.len().to_string()),
+                    ("bytes", letter.size.to_string()),
                     ("event", body(&letter)),
                 ],
             )

@@ -70,6 +70,7 @@ pub struct PeerDetail<'a> {
     former_ids: &'a [String],
     known_as: &'a str,
     next_id: &'a str,
+    parcels: bool,
 }
 
 impl<'a> From<&'a admin::PeerDetail> for PeerDetail<'a> {
@@ -93,6 +94,7 @@ impl<'a> From<&'a admin::PeerDetail> for PeerDetail<'a> {
             former_ids: &it.former_ids,
             known_as: &it.known_as,
             next_id: &it.next_id,
+            parcels: it.parcels,
         }
     }
 }
@@ -134,6 +136,7 @@ pub struct DeadLetter<'a> {
     last_number: u64,
     /// None of a hole.
     body: Option<EventView>,
+    size: u64,
 }
 
 impl<'a> From<&'a admin::DeadLetter> for DeadLetter<'a> {
@@ -147,6 +150,7 @@ impl<'a> From<&'a admin::DeadLetter> for DeadLetter<'a> {
             number: it.number,
             last_number: it.last_number,
             body: (!it.body.is_empty()).then(|| read_event(&it.body)),
+            size: it.size,
         }
     }
 }
@@ -215,10 +219,28 @@ pub struct RevokeTokenResponse {}
 #[derive(Debug, Serialize, PartialEq)]
 #[serde(rename_all = "snake_case")]
 pub enum EventView {
-    UserRemovedFromGuild { user_id: u64, guild_id: u64 },
-    UserAddedToGuild { user_id: u64, guild_id: u64 },
-    UserInvited { user_id: u64, inviter_id: u64, invite_id: String },
-    UserRejectedInvite { guild_id: u64, user_id: u64, invite_id: String },
+    UserRemovedFromGuild {
+        user_id: u64,
+        guild_id: u64,
+    },
+    UserAddedToGuild {
+        user_id: u64,
+        guild_id: u64,
+    },
+    UserInvited {
+        user_id: u64,
+        inviter_id: u64,
+        invite_id: String,
+    },
+    UserRejectedInvite {
+        guild_id: u64,
+        user_id: u64,
+        invite_id: String,
+    },
+    /// Never what is in it.
+    Parcel {
+        id: u64,
+    },
     Raw(String),
 }
 
@@ -237,6 +259,7 @@ pub fn read_event(bytes: &[u8]) -> EventView {
         Ok(Some(event::Kind::UserRejectedInvite(it))) => {
             EventView::UserRejectedInvite { guild_id: it.guild_id, user_id: it.user_id, invite_id: it.invite_id }
         }
+        Ok(Some(event::Kind::Parcel(it))) => EventView::Parcel { id: it.id },
         Ok(None) | Err(_) => EventView::Raw(base64(bytes)),
     }
 }
@@ -253,6 +276,7 @@ impl EventView {
             Self::UserRejectedInvite { guild_id, user_id, invite_id } => {
                 format!("user-rejected user={user_id} guild={guild_id} invite={}", plain(invite_id))
             }
+            Self::Parcel { id } => format!("parcel id={id:016x}"),
             Self::Raw(base64) if base64.chars().count() > 64 => format!("raw {}…", &base64[..64]),
             Self::Raw(base64) => format!("raw {base64}"),
         }

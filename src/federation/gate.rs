@@ -119,7 +119,7 @@ impl Inner {
             return Err(bad_signature(&claim.server_id));
         }
         if let Some(peer) = peer {
-            self.registry.learn(peer.row_id(), found.key, found.kind, found.transport).await?;
+            self.registry.learn(peer.row_id(), found.clone()).await?;
         }
         Ok(found.key)
     }

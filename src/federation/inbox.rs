@@ -2,17 +2,25 @@
 //!
 //! Pure: takes rows of a peer and the mark, gives the changes of one
 //! transaction, the effect of every event and the new mark together. What
-//! cannot be taken becomes a dead letter with its bytes, and the mark moves on:
-//! nothing blocks the queue behind it, nothing vanishes.
+//! cannot be taken becomes a dead letter with its bytes, or if it is a parcel
+//! goes back to its maker, and the mark moves on: nothing blocks the queue
+//! behind it, nothing vanishes.
 
-use super::stream::{Mark, Position, Verdict, judge};
+use super::{
+    parcels::{self, PARCEL_MAX},
+    stream::{Mark, Position, Verdict, judge},
+};
 use crate::{
-    proto::protocol::sync::v1::{Event, event::Kind},
+    proto::{
+        pillarbox::federation::v1::{Parcel, parcel::Body},
+        protocol::sync::v1::{Event, event::Kind},
+    },
     store::{Change, DeadLetter, Direction, Op},
     types::{Millis, PeerId},
 };
 use bytes::Bytes;
 use prost::Message;
+use std::ops::Range;
 
 /// Bytes of one Harmony event.
 pub const EVENT_MAX: usize = 64 * 1024;
@@ -23,6 +31,14 @@ pub struct Row {
     /// Absent from a stock peer.
     pub position: Option<Position>,
     pub body: Bytes,
+}
+
+/// A parcel that was not taken.
+#[derive(Debug)]
+pub struct Refused {
+    pub reason: String,
+    /// Random: the id of the row that brings the refusal back.
+    pub row_id: u64,
 }
 
 /// What becomes of a run of rows.
@@ -36,11 +52,28 @@ pub struct Plan {
     pub taken: usize,
     /// Reasons of the dead letters among them.
     pub dead: Vec<&'static str>,
+    /// Parcels among them that were refused.
+    pub refused: usize,
+    /// For each parcel among them that was taken: which of the op's numbers
+    /// are given to its changes.
+    pub letters: Vec<Range<u64>>,
+}
+
+/// The largest event of its kind.
+pub fn limit(body: &Bytes) -> usize {
+    if body.len() > EVENT_MAX && parcels::read(body).is_some() { PARCEL_MAX } else { EVENT_MAX }
 }
 
 /// Judges the rows of `peer` against `mark`. Rows without positions are all
-/// taken: their sender numbers nothing.
-pub fn plan(peer: PeerId, mark: Mark, rows: &[Row], now: Millis) -> Plan {
+/// taken: their sender numbers nothing. `open`: what a parcel changes; asked
+/// for each that takes effect, in their order.
+pub fn plan(
+    peer: PeerId,
+    mark: Mark,
+    rows: &[Row],
+    now: Millis,
+    open: &mut dyn FnMut(Parcel) -> Result<Vec<Change>, Refused>,
+) -> Plan {
     let positions: Option<Vec<Position>> = rows.iter().map(|row| row.position).collect();
     let (skip, take, reached) = match positions {
         None => (0, rows.len(), mark),
@@ -49,65 +82,108 @@ pub fn plan(peer: PeerId, mark: Mark, rows: &[Row], now: Millis) -> Plan {
             Verdict::Forked => (0, 0, mark),
         },
     };
-    let mut changes = Vec::with_capacity(2 * take + 1);
-    let mut dead = vec![];
+    let changes = Vec::with_capacity(2 * take + 1);
+    let mut plan = Plan { op: Op { changes }, mark: reached, taken: take, dead: vec![], refused: 0, letters: vec![] };
     if reached != mark {
-        changes.push(Change::Mark { peer, was: (mark.epoch, mark.number), now: reached });
+        plan.op.push(Change::Mark { peer, was: (mark.epoch, mark.number), now: reached });
     }
+    let mut number = 0;
     for row in &rows[skip..skip + take] {
-        if let Some(reason) = effect(peer, row, now, &mut changes) {
-            dead.push(reason);
+        match read(row) {
+            Err(reason) => plan.bury(peer, row, now, reason),
+            Ok(Kind::Parcel(parcel)) => plan.open(peer, parcel, now, &mut number, open),
+            Ok(kind) => {
+                plan.op.changes.extend(effect(peer, kind));
+                plan.op.push(Change::Inbound { peer, received_at: now, body: row.body.clone() });
+            }
         }
     }
-    Plan { op: Op { changes }, mark: reached, taken: take, dead }
+    plan
 }
 
-/// Adds the changes of one event; returns the reason if it is buried instead.
-/// The lists follow the semantics of Harmony's postbox: the host of a guild is
-/// the server that sent the event, never a field of it.
-fn effect(peer: PeerId, row: &Row, now: Millis, changes: &mut Vec<Change>) -> Option<&'static str> {
+/// The event of a row, or why there is none that could be taken.
+fn read(row: &Row) -> Result<Kind, &'static str> {
     let body = &row.body;
-    let kind = match Event::decode(body.clone()) {
-        _ if body.is_empty() || body.len() > EVENT_MAX => Err("malformed"),
+    if body.is_empty() || body.len() > PARCEL_MAX {
+        return Err("malformed");
+    }
+    match Event::decode(body.clone()) {
         Err(_) => Err("malformed"),
         Ok(Event { kind: None }) => Err("unknown_kind"),
+        // It says "parcels/1" and numbers nothing? Nobody there could be told.
+        Ok(Event { kind: Some(Kind::Parcel(_)) }) if row.position.is_none() => Err("refused"),
+        Ok(Event { kind: Some(Kind::Parcel(parcel)) }) => Ok(Kind::Parcel(parcel)),
+        Ok(Event { kind: Some(_) }) if body.len() > EVENT_MAX => Err("malformed"),
         Ok(Event { kind: Some(kind) }) => Ok(kind),
-    };
-    let kind = match kind {
-        Ok(kind) => kind,
-        Err(reason) => {
-            let number = row.position.map_or(0, |position| position.number);
-            changes.push(Change::Bury(DeadLetter {
-                peer,
-                direction: Direction::In,
-                reason: reason.into(),
-                died_at: now,
-                number,
-                last_number: number,
-                row_id: row.position.map_or(0, |position| position.id),
-                body: body.clone(),
-            }));
-            return Some(reason);
+    }
+}
+
+impl Plan {
+    fn bury(&mut self, peer: PeerId, row: &Row, now: Millis, reason: &'static str) {
+        let number = row.position.map_or(0, |position| position.number);
+        self.dead.push(reason);
+        self.op.push(Change::Bury(DeadLetter {
+            peer,
+            direction: Direction::In,
+            reason: reason.into(),
+            died_at: now,
+            number,
+            last_number: number,
+            row_id: row.position.map_or(0, |position| position.id),
+            body: row.body.clone(),
+        }));
+    }
+
+    /// A refusal goes back to the parcel's maker, but never one of a refusal.
+    fn open(
+        &mut self,
+        peer: PeerId,
+        parcel: Parcel,
+        now: Millis,
+        number: &mut u64,
+        open: &mut dyn FnMut(Parcel) -> Result<Vec<Change>, Refused>,
+    ) {
+        let (id, is_refusal) = (parcel.id, matches!(parcel.body, Some(Body::Returned(_))));
+        match open(parcel) {
+            Ok(changes) => {
+                let first = *number;
+                *number += changes.iter().map(Change::numbers).sum::<u64>();
+                self.letters.push(first..*number);
+                self.op.changes.extend(changes);
+            }
+            Err(Refused { reason, row_id }) => {
+                self.refused += 1;
+                if !is_refusal {
+                    let back =
+                        Change::Enqueue { peer, id: row_id, stored_at: now, body: parcels::refusal(id, &reason) };
+                    *number += back.numbers();
+                    self.op.push(back);
+                }
+            }
         }
-    };
+    }
+}
+
+/// What one event changes besides the log. The lists follow the semantics of
+/// Harmony's postbox: the host of a guild is the server that sent the event,
+/// never a field of it.
+fn effect(peer: PeerId, kind: Kind) -> Option<Change> {
     match kind {
         Kind::UserAddedToGuild(added) => {
-            changes.push(Change::Guild { user: added.user_id, guild: added.guild_id, peer, member: true });
+            Some(Change::Guild { user: added.user_id, guild: added.guild_id, peer, member: true })
         }
         Kind::UserRemovedFromGuild(removed) => {
-            changes.push(Change::Guild { user: removed.user_id, guild: removed.guild_id, peer, member: false });
+            Some(Change::Guild { user: removed.user_id, guild: removed.guild_id, peer, member: false })
         }
-        Kind::UserInvited(invited) => changes.push(Change::Invite {
+        Kind::UserInvited(invited) => Some(Change::Invite {
             user: invited.user_id,
             invite: invited.invite_id,
             peer,
             inviter: Some(invited.inviter_id),
         }),
-        // News for the inviter's client, who reads it from the log.
-        Kind::UserRejectedInvite(_) => {}
+        // News for the inviter's client, who reads it from the log; a parcel is opened.
+        Kind::UserRejectedInvite(_) | Kind::Parcel(_) => None,
     }
-    changes.push(Change::Inbound { peer, received_at: now, body: body.clone() });
-    None
 }
 
 /// What sending an event to `peer` changes here besides the queue: an invite of

@@ -3,10 +3,10 @@
 //!
 //! Works in small ops, so that nobody waits long behind it.
 
-use super::{Inner, driver::Command, peers::Peer};
+use super::{Inner, driver::Command, parcels, peers::Peer};
 use crate::{
     error::Error,
-    store::{Change, PeerTouch, ROWS_AN_OP},
+    store::{Change, Gone, PeerTouch, ROWS_AN_OP},
     types::{Millis, PeerId},
 };
 use std::{sync::Arc, time::Duration};
@@ -46,7 +46,10 @@ async fn round(inner: &Inner) -> Result<(), Error> {
     let before = Millis::now().minus(INBOUND_KEPT);
     while trim(inner, Change::TrimInbound { received_before: before }).await? == ROWS_AN_OP as u64 {}
     loop {
+        // Not those whose makers are being told.
+        let alone = inner.burials.lock().await;
         let dropped = trim(inner, Change::TrimDead { max_rows: DEAD_MAX_ROWS, max_bytes: DEAD_MAX_BYTES }).await?;
+        drop(alone);
         inner.metrics.dead_letters_dropped.inc_by(dropped);
         if dropped < ROWS_AN_OP as u64 {
             return Ok(());
@@ -66,20 +69,13 @@ async fn expire(inner: &Inner, peer: &Peer) -> Result<(), Error> {
     }
     let mut total = 0;
     loop {
-        let died_at = Millis::now();
-        let change = Change::BuryOlder {
-            peer: peer.row_id(),
-            stored_before,
-            reason: "expired".into(),
-            died_at,
-            limit: ROWS_AN_OP,
-        };
-        let gone = inner.store.submit(change).await?.gone;
-        let rows: u64 = gone.iter().map(|gone| gone.rows).sum();
-        peer.release(rows, gone.iter().map(|gone| gone.bytes).sum());
-        total += rows;
-        inner.metrics.dead_letters.with_label_values(&["expired"]).inc_by(rows);
-        if rows == 0 {
+        let (peer_id, died_at) = (peer.row_id(), Millis::now());
+        let reason = "expired".to_owned();
+        let change = Change::BuryOlder { peer: peer_id, stored_before, reason, died_at, limit: ROWS_AN_OP };
+        let gone = bury_some(inner, peer_id, change, "expired").await?;
+        peer.release(gone.rows, gone.bytes);
+        total += gone.rows;
+        if gone.rows == 0 {
             break;
         }
     }
@@ -88,26 +84,40 @@ async fn expire(inner: &Inner, peer: &Peer) -> Result<(), Error> {
 }
 
 /// Makes dead letters of all rows that wait for a peer; returns how many.
-pub async fn bury_all(inner: &Inner, peer: PeerId, reason: &str) -> Result<(u64, u64), Error> {
+pub async fn bury_all(inner: &Inner, peer: PeerId, reason: &str) -> Result<u64, Error> {
     bury(inner, peer, 0, u64::MAX >> 1, reason).await
 }
 
-/// The same for the rows numbered `from..=through`: rows and bytes.
-pub async fn bury(inner: &Inner, peer: PeerId, from: u64, through: u64, reason: &str) -> Result<(u64, u64), Error> {
-    let (mut rows, mut bytes) = (0, 0);
+/// The same for the rows numbered `from..=through`.
+pub async fn bury(inner: &Inner, peer: PeerId, from: u64, through: u64, reason: &str) -> Result<u64, Error> {
+    let mut rows = 0;
     loop {
         let died_at = Millis::now();
         let reason_text = reason.to_owned();
         let change = Change::BuryRows { peer, from, through, reason: reason_text, died_at, limit: ROWS_AN_OP };
-        let gone = inner.store.submit(change).await?.gone;
-        let now: u64 = gone.iter().map(|gone| gone.rows).sum();
-        if now == 0 {
-            inner.metrics.dead_letters.with_label_values(&[reason]).inc_by(rows);
-            return Ok((rows, bytes));
+        let gone = bury_some(inner, peer, change, reason).await?;
+        if gone.rows == 0 {
+            return Ok(rows);
         }
-        rows += now;
-        bytes += gone.iter().map(|gone| gone.bytes).sum::<u64>();
+        rows += gone.rows;
     }
+}
+
+/// One step of a burial: rows become dead letters, then the makers of the
+/// parcels among them are told.
+async fn bury_some(inner: &Inner, peer: PeerId, change: Change, reason: &str) -> Result<Gone, Error> {
+    // One at a time: so those that are new are those of this step.
+    let _alone = inner.burials.lock().await;
+    let before = inner.store.newest_dead(peer).await?;
+    let buried = inner.store.submit(change).await;
+    // After a failed commit the rows may be dead all the same.
+    parcels::tell_makers(inner, peer, before, reason).await;
+    let total = buried?
+        .gone
+        .iter()
+        .fold(Gone::default(), |sum, gone| Gone { rows: sum.rows + gone.rows, bytes: sum.bytes + gone.bytes });
+    inner.metrics.dead_letters.with_label_values(&[reason]).inc_by(total.rows);
+    Ok(total)
 }
 
 async fn note_calls(inner: &Inner) {

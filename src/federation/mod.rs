@@ -13,6 +13,7 @@ mod janitor;
 mod keys;
 mod mailroom;
 mod operator;
+mod parcels;
 pub mod pattern;
 mod peers;
 mod registry;
@@ -27,6 +28,7 @@ pub use config::Config;
 pub use driver::View;
 pub use inbox::EVENT_MAX;
 pub use mailroom::ReceivedStream;
+pub use parcels::{Letters, NoLetters, Outcome, PARCEL_MAX, Taken, Then, shown};
 pub use peers::{Health, Peer};
 pub use registry::AddPeer;
 
@@ -41,10 +43,9 @@ use crate::{
 use bytes::Bytes;
 use gate::Admission;
 use keys::Keys;
-use peers::QueueBounds;
 use registry::Registry;
 use std::sync::{Arc, PoisonError, RwLock};
-use tokio::sync::Semaphore;
+use tokio::sync::{Mutex, Semaphore};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 /// Attempts that peers which do not answer may have under way together.
@@ -67,6 +68,8 @@ pub struct Parts {
     pub former_ids: Vec<ServerId>,
     /// Called with all ids the node will have, before it takes a new one.
     pub before_rename: BeforeRename,
+    /// Takes the letters that come in parcels.
+    pub letters: Arc<dyn Letters>,
     /// Ends every task.
     pub stop: CancellationToken,
 }
@@ -86,6 +89,9 @@ struct Inner {
     keys: Keys,
     failing_attempts: Semaphore,
     before_rename: BeforeRename,
+    letters: Arc<dyn Letters>,
+    /// Held while rows become dead letters and their makers are told.
+    burials: Mutex<()>,
     stop: CancellationToken,
     tasks: TaskTracker,
 }
@@ -100,7 +106,7 @@ impl Federation {
     /// Reads the peers and starts their drivers. Ends when `stop` is cancelled;
     /// then wait for [`Federation::ended`].
     pub async fn start(parts: Parts) -> Result<Self, Error> {
-        let Parts { config, store, key, dialer, metrics, own_id, former_ids, before_rename, stop } = parts;
+        let Parts { config, store, key, dialer, metrics, own_id, former_ids, before_rename, letters, stop } = parts;
         let (registry, mut owner) = Registry::new();
         let inner = Arc::new(Inner {
             config,
@@ -113,6 +119,8 @@ impl Federation {
             keys: Keys::new(),
             failing_attempts: Semaphore::new(FAILING_ATTEMPTS),
             before_rename,
+            letters,
+            burials: Mutex::new(()),
             stop,
             tasks: TaskTracker::new(),
         });
@@ -139,56 +147,35 @@ impl Federation {
     /// its queue, or the disk, is full.
     pub async fn send(&self, to: &ServerId, events: Vec<Bytes>) -> Result<u64, Error> {
         check_events(&events)?;
+        let peer = self.peer_for(to).await?;
+        let stored_at = Millis::now();
+        let mut op = Op::default();
+        for body in events {
+            let effect = inbox::effect_of_sending(peer.row_id(), &body);
+            let id = getrandom::u64().map_err(Error::internal)?;
+            op.push(Change::Enqueue { peer: peer.row_id(), id, stored_at, body });
+            op.changes.extend(effect);
+        }
+        Ok(self.enqueue(op).await?.numbers.start)
+    }
+
+    /// The peer that something is to be sent to; it becomes one if the rules
+    /// allow.
+    async fn peer_for(&self, to: &ServerId) -> Result<Arc<Peer>, Error> {
         let inner = &self.0;
         if inner.is_own_id(to.as_str()) {
             return Err(Error::invalid(format!("to: {to} is this server itself")));
         }
-        let peer = match inner.admission(to) {
-            Admission::Known(peer) => peer,
-            Admission::Open => inner.registry.discover(to.clone(), None).await?,
+        match inner.admission(to) {
+            Admission::Known(peer) => Ok(peer),
+            Admission::Open => inner.registry.discover(to.clone(), None).await,
             Admission::Closed if inner.is_denied(to) => {
-                return Err(Error::Precondition(format!("{to} is refused by federation.deny")));
+                Err(Error::Precondition(format!("{to} is refused by federation.deny")))
             }
-            Admission::Closed => {
-                return Err(Error::Precondition(format!(
-                    "{to} is not a peer: add it with `pillarbox peer add {to}`, or let it in by federation.allow"
-                )));
-            }
-        };
-        let count = u64::try_from(events.len()).unwrap_or(u64::MAX);
-        let bytes = events.iter().map(|event| event.len() as u64).sum();
-        let bounds =
-            QueueBounds { events: inner.config.queue_max_events, bytes: inner.config.queue_max_bytes.as_u64() };
-        peer.reserve(bounds, count, bytes)?;
-        let now = Millis::now();
-        let mut op = Op::default();
-        for body in events {
-            let effect = inbox::effect_of_sending(peer.row_id(), &body);
-            let id = getrandom::u64().map_err(Error::internal);
-            let id = id.inspect_err(|_| peer.release(count, bytes))?;
-            op.push(Change::Enqueue { peer: peer.row_id(), id, stored_at: now, body });
-            op.changes.extend(effect);
+            Admission::Closed => Err(Error::Precondition(format!(
+                "{to} is not a peer: add it with `pillarbox peer add {to}`, or let it in by federation.allow"
+            ))),
         }
-        self.enqueue(peer, op, count, bytes).await
-    }
-
-    /// Commits an op with rows for `peer`, whose room is reserved, and wakes its
-    /// driver. A caller that goes away in the middle does not take the op back,
-    /// so what belongs to it is done without the caller. Returns the number of
-    /// the first row.
-    async fn enqueue(&self, peer: Arc<Peer>, op: Op, events: u64, bytes: u64) -> Result<u64, Error> {
-        let inner = self.0.clone();
-        let committed = self.0.tasks.spawn(async move {
-            let done = inner.store.submit(op).await.inspect_err(|_| {
-                peer.release(events, bytes);
-                // After a failed commit the rows may be there all the same.
-                let _ = peer.command(driver::Command::LookAgain);
-            })?;
-            inner.metrics.events_stored.inc_by(events);
-            peer.stored(done.numbers.end.saturating_sub(1));
-            Ok(done.numbers.start)
-        });
-        committed.await.map_err(Error::internal)?
     }
 }
 
@@ -217,6 +204,9 @@ fn check_events(events: &[Bytes]) -> Result<(), Error> {
         }
         if event.len() > EVENT_MAX {
             return Err(Error::invalid(format!("events[{at}]: {} bytes; the limit is {EVENT_MAX}", event.len())));
+        }
+        if parcels::read(event).is_some() {
+            return Err(Error::invalid(format!("events[{at}]: it is a parcel; only the node itself sends those")));
         }
     }
     Ok(())

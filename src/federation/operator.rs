@@ -5,15 +5,16 @@
 use super::{
     Federation,
     driver::{Command, View},
-    inbox::{self, Row},
-    janitor,
-    peers::{Peer, QueueBounds},
+    inbox::{self, Refused, Row},
+    janitor, parcels,
+    peers::Peer,
     registry::AddPeer,
 };
 use crate::{
     error::Error,
+    proto::pillarbox::federation::v1::Parcel,
     store::{Change, DeadRow, Direction, Op, OutRow},
-    types::{Millis, PeerId, ServerId},
+    types::{Mark, Millis, PeerId, ServerId},
 };
 use std::{sync::Arc, time::Duration};
 
@@ -87,8 +88,7 @@ impl Federation {
     /// Forgets a peer; returns how many rows became dead letters.
     pub async fn remove_peer(&self, peer: &Peer) -> Result<u64, Error> {
         let removed = self.0.registry.remove(peer.row_id()).await?;
-        let (rows, _) = janitor::bury_all(&self.0, removed.row_id(), "peer_removed").await?;
-        Ok(rows)
+        janitor::bury_all(&self.0, removed.row_id(), "peer_removed").await
     }
 
     /// A page of a queue, oldest first.
@@ -112,10 +112,10 @@ impl Federation {
             buried
         });
         match (dropped.await.map_err(Error::internal)??, number) {
-            ((0, _), Some(number)) => {
+            (0, Some(number)) => {
                 Err(Error::NotFound(format!("no event waits for {} under number {number}", peer.server_id())))
             }
-            ((rows, _), _) => Ok(rows),
+            (rows, _) => Ok(rows),
         }
     }
 
@@ -139,22 +139,25 @@ impl Federation {
         }
         match letter.direction {
             Direction::Out => {
-                let peer = self.0.registry.by_row(letter.peer).ok_or_else(|| {
-                    Error::Precondition("its server is no peer any more: add it first with `peer add`".into())
-                })?;
-                let config = &self.0.config;
-                let bounds = QueueBounds { events: config.queue_max_events, bytes: config.queue_max_bytes.as_u64() };
-                let bytes = letter.body.len() as u64;
-                peer.reserve(bounds, 1, bytes)?;
-                let row = getrandom::u64().map_err(Error::internal).inspect_err(|_| peer.release(1, bytes))?;
+                let takes_parcels = |peer: Arc<Peer>| peer.row().parcels;
+                if parcels::read(&letter.body).is_some()
+                    && !self.0.registry.by_row(letter.peer).is_none_or(takes_parcels)
+                {
+                    return Err(Error::Precondition(format!(
+                        "dead letter {id} is a parcel, and its server takes none"
+                    )));
+                }
+                let row = getrandom::u64().map_err(Error::internal)?;
                 let stored_at = Millis::now();
                 let enqueue = Change::Enqueue { peer: letter.peer, id: row, stored_at, body: letter.body };
                 let op = Op::from(Change::DropDead { id }).with(enqueue);
-                self.enqueue(peer, op, 1, bytes).await
+                Ok(self.enqueue(op).await?.numbers.start)
             }
             Direction::In => {
                 let row = Row { position: None, body: letter.body };
-                let plan = inbox::plan(letter.peer, Default::default(), &[row], Millis::now());
+                // A parcel without its place in the stream is buried before it would be opened.
+                let mut open = |parcel: Parcel| Err(Refused { reason: "resent".into(), row_id: parcel.id });
+                let plan = inbox::plan(letter.peer, Mark::default(), &[row], Millis::now(), &mut open);
                 if let Some(reason) = plan.dead.first() {
                     return Err(Error::Precondition(format!("dead letter {id} still cannot be applied: {reason}")));
                 }

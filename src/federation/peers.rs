@@ -152,6 +152,12 @@ impl Peer {
         Ok(())
     }
 
+    /// Takes room whether there is any or not.
+    pub(super) fn occupy(&self, events: u64, bytes: u64) {
+        self.queued_events.fetch_add(events, Relaxed);
+        self.queued_bytes.fetch_add(bytes, Relaxed);
+    }
+
     /// Gives room back: rows left the queue, or never came into it.
     pub fn release(&self, events: u64, bytes: u64) {
         let less = |value: &AtomicU64, by: u64| {

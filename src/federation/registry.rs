@@ -8,10 +8,7 @@ mod rename;
 
 pub(super) use owner::Owner;
 
-use super::{
-    delivery::Kind,
-    peers::{Peer, Transport},
-};
+use super::{delivery::Kind, peers::Peer, remote::Introduction};
 use crate::{
     error::Error,
     store::PeerAddress,
@@ -44,9 +41,7 @@ enum Edit {
     /// `Key` told; an operator's key is never replaced.
     Learn {
         peer: PeerId,
-        key: PublicKey,
-        kind: Kind,
-        transport: Transport,
+        told: Introduction,
     },
     /// What the driver found the peer to be.
     Kind {
@@ -160,14 +155,8 @@ impl Registry {
         self.ask(Edit::Discover { server_id, key }).await
     }
 
-    pub(super) async fn learn(
-        &self,
-        peer: PeerId,
-        key: PublicKey,
-        kind: Kind,
-        transport: Transport,
-    ) -> Result<(), Error> {
-        self.ask(Edit::Learn { peer, key, kind, transport }).await.map(drop)
+    pub(super) async fn learn(&self, peer: PeerId, told: Introduction) -> Result<(), Error> {
+        self.ask(Edit::Learn { peer, told }).await.map(drop)
     }
 
     pub(super) async fn set_kind(&self, peer: PeerId, kind: Kind) -> Result<(), Error> {

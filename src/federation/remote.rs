@@ -7,6 +7,7 @@
 use super::{
     Inner,
     delivery::{Failure, Kind},
+    parcels,
     peers::{Peer, Transport},
 };
 use crate::{
@@ -248,20 +249,26 @@ impl Remote {
     /// Finds out by `Key` what the peer speaks and who it is.
     async fn introduce(&self, link: &Link) -> Result<Transport, CallError> {
         let introduction = ask_key(link).await?;
-        let Introduction { transport, kind, key, .. } = introduction;
-        let server_id = self.peer.server_id();
-        let key = match self.peer.row().key {
-            Some(known) if known.key != key && known.origin == KeyOrigin::Operator => {
+        self.inner.note_introduction(&self.peer, &introduction).await?;
+        Ok(introduction.transport)
+    }
+}
+
+impl Inner {
+    /// Keeps what `Key` told of a peer, unless it shows another key than it has.
+    pub(super) async fn note_introduction(&self, peer: &Peer, told: &Introduction) -> Result<(), CallError> {
+        let key = match peer.row().key {
+            Some(known) if known.key != told.key && known.origin == KeyOrigin::Operator => {
                 return Err(CallError::transient(format!(
-                    "{server_id} shows another key than the one given for it; if it has a new one: peer add --key"
+                    "{} shows another key than the one given for it; if it has a new one: peer add --key",
+                    peer.server_id()
                 )));
             }
             // A learnt key gives way only when a signature shows that it must.
             Some(known) => known.key,
-            None => key,
+            None => told.key,
         };
-        self.inner.registry.learn(self.peer.row_id(), key, kind, transport).await.map_err(CallError::local)?;
-        Ok(transport)
+        self.registry.learn(peer.row_id(), Introduction { key, ..told.clone() }).await.map_err(CallError::local)
     }
 }
 
@@ -290,6 +297,8 @@ where
 pub struct Introduction {
     pub transport: Transport,
     pub kind: Kind,
+    /// It takes parcels.
+    pub parcels: bool,
     pub key: PublicKey,
     /// How the channel was verified: only then the key is worth something.
     pub verified: Verified,
@@ -316,11 +325,14 @@ pub async fn ask_key(link: &Link) -> Result<Introduction, CallError> {
 
 fn introduction(link: &Link, transport: Transport, answer: KeyResponse) -> Result<Introduction, CallError> {
     let key = PublicKey::from_bytes(&answer.key).map_err(|error| CallError::transient(format!("Key: {error}")))?;
-    let kind = match answer.speaks.iter().any(|speaks| speaks == SPEAKS) {
+    let speaks = |what: &str| answer.speaks.iter().any(|said| said == what);
+    let kind = match speaks(SPEAKS) {
         true => Kind::Ours,
         false => Kind::Stock,
     };
-    Ok(Introduction { transport, kind, key, verified: link.verified() })
+    // A parcel needs its place in the stream.
+    let parcels = kind == Kind::Ours && speaks(parcels::SPEAKS);
+    Ok(Introduction { transport, kind, parcels, key, verified: link.verified() })
 }
 
 /// The way to a server that is no peer (yet).

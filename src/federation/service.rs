@@ -7,7 +7,7 @@
 use super::{
     Federation, Inner,
     driver::Command,
-    inbox::EVENT_MAX,
+    inbox, parcels,
     peers::{Evidence, Peer, PullAsked},
     remote::{Method, SPEAKS},
     wire,
@@ -30,7 +30,7 @@ use tonic::{Request, Response, Status};
 /// A call of a peer waits no longer for its turn and the disk.
 const PUSH_PATIENCE: Duration = Duration::from_secs(25);
 const PULL_PATIENCE: Duration = Duration::from_secs(9);
-/// The largest request: an event, its position and room for what we do not know.
+/// The largest request: a parcel, its position and room for what we do not know.
 const REQUEST_MAX: usize = 5 << 20;
 
 /// The node's face towards other servers.
@@ -82,8 +82,9 @@ impl PostboxService for Service {
             if row.body.is_empty() {
                 return Err(Error::invalid("event: it is empty; an event has one of its kinds"));
             }
-            if row.body.len() > EVENT_MAX {
-                return Err(Error::invalid(format!("event: {} bytes; the limit is {EVENT_MAX}", row.body.len())));
+            let limit = inbox::limit(&row.body);
+            if row.body.len() > limit {
+                return Err(Error::invalid(format!("event: {} bytes; the limit is {limit}", row.body.len())));
             }
             let state = peer.ask(PUSH_PATIENCE, |reply| Command::Push { row, reply }).await??;
             Ok(wire::push_answer(state))
@@ -115,7 +116,7 @@ impl AuthService for Service {
     async fn key(&self, _: Request<KeyRequest>) -> Result<Response<KeyResponse>, Status> {
         Ok(Response::new(KeyResponse {
             key: Bytes::copy_from_slice(self.0.key.public().as_bytes()),
-            speaks: vec![SPEAKS.into()],
+            speaks: vec![SPEAKS.into(), parcels::SPEAKS.into()],
             server_id: self.0.own_id().to_string(),
             former_ids: self.0.former_ids().iter().map(ToString::to_string).collect(),
         }))

@@ -4,7 +4,7 @@
 //! A party gets nobody's join token but its own; another server gets those of
 //! its parties. A stream is woken, then reads rows after its cursor.
 
-use super::{Relay, names};
+use super::{Relay, names, router::Announced};
 use crate::{
     error::Error,
     proto::{
@@ -123,24 +123,29 @@ impl Relay {
             ..event
         };
         let (kind, local) = (event.event_type.clone(), local_names(&parties));
-        let op = self.event_op(PeerId::SELF, event, &parties)?;
-        self.commit(op, letters).await?;
+        let session = event.session_id.clone();
+        let (op, announced) = self.event_op(PeerId::SELF, event, &parties)?;
+        if let Err(error) = self.commit(op, letters).await {
+            self.router().undo_announce(&session, announced);
+            return Err(error);
+        }
         Ok(self.wake_events(&kind, local.as_deref()))
     }
 
     /// The rows of an event; who its session's parties are is settled with it.
-    pub(super) fn event_op(&self, owner: PeerId, event: SessionEvent, parties: &[PartyRef]) -> Result<Op, Error> {
+    fn event_op(
+        &self,
+        owner: PeerId,
+        event: SessionEvent,
+        parties: &[PartyRef],
+    ) -> Result<(Op, Announced), Error> {
         let now = Millis::now();
         let until = Millis(event.expires_at);
         let announced = self.router().announce(now, &event.session_id, owner, parties, until)?;
         let (session, kind) = (event.session_id.clone(), event.event_type.clone());
-        Ok(Op::from(vec![
-            Change::Relay(Row::Announced {
-                session: session.clone(),
-                owner,
-                parties: announced.parties,
-                until: announced.until,
-            }),
+        let settled = announced.settles.then(|| parties.to_vec());
+        let op = Op::from(vec![
+            Change::Relay(Row::Announced { session: session.clone(), owner, parties: settled, until: announced.until }),
             Change::Relay(Row::Event(Box::new(NewEvent {
                 event_id: event.event_id.clone(),
                 owner,
@@ -151,7 +156,8 @@ impl Relay {
                 expires_at: until,
                 body: event.encode_to_vec().into(),
             }))),
-        ]))
+        ]);
+        Ok((op, announced))
     }
 
     /// One for each server with parties in it, all names qualified.
@@ -221,8 +227,9 @@ impl Relay {
             ..event
         };
         let (kind, local) = (event.event_type.clone(), local_names(&parties));
-        let op = self.event_op(peer, event, &parties)?;
-        Ok(Foreign { op, kind, local })
+        let session = event.session_id.clone();
+        let (op, announced) = self.event_op(peer, event, &parties)?;
+        Ok(Foreign { op, announced, session, kind, local })
     }
 
     /// Wakes the streams an event concerns; returns how many.
@@ -263,6 +270,8 @@ impl Relay {
 /// What an event of another server changes, and whom it concerns.
 pub struct Foreign {
     pub op: Op,
+    pub announced: Announced,
+    pub session: String,
     pub kind: String,
     pub local: Option<Vec<String>>,
 }

@@ -6,7 +6,7 @@ use super::Relay;
 use crate::{
     error::Error,
     store::{Change, ROWS_AN_OP, relay::Change as Row},
-    types::Millis,
+    types::{Millis, PartyRef},
 };
 use std::time::Duration;
 use tokio::time::{sleep, timeout};
@@ -81,7 +81,8 @@ impl Relay {
             }
             let mut router = self.router();
             for freed in done.freed {
-                router.freed(&freed.session, freed.origin, &freed.sender, freed.bytes);
+                let sender = PartyRef { peer: freed.origin, name: freed.sender };
+                router.freed(&freed.session, &sender, freed.bytes);
             }
         }
     }
@@ -118,7 +119,10 @@ impl Relay {
         let before = now.minus(self.0.config.retention);
         self.repeat(|limit| Row::TrimMessages { expired_before: before, limit }).await?;
         self.repeat(|limit| Row::TrimEvents { expired_before: now, limit }).await?;
-        let over = self.router().expire(now);
+        let over = {
+            let streams = self.streams();
+            self.router().expire(now, |session| streams.subscriptions.in_use(session))
+        };
         for chunk in over.chunks(CHUNK) {
             self.0.store.submit(Change::Relay(Row::DropSessions(chunk.to_vec()))).await?;
         }

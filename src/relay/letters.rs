@@ -7,11 +7,11 @@
 use super::{Relay, names, routing::read_message_id, service::PAYLOAD_MAX};
 use crate::{
     error::Error,
-    federation::parcels::{Letters, Taken},
+    federation::{Letters, Outcome, Taken},
     proto::pillarbox::relay::v1::{Letter, Message, State, States, letter::Kind},
     store::{
         Change, Op,
-        relay::{Change as Row, DeliveryState, NewMessage, Unreported},
+        relay::{Change as Row, DeliveryState, NewMessage, RemoteState, Unreported},
     },
     types::{Millis, PartyRef, PeerId, ServerId},
 };
@@ -32,15 +32,14 @@ impl Letters for Relay {
             Some(Kind::Message(message)) => self.take_message(peer, message, now),
             Some(Kind::States(states)) => Ok(self.take_states(peer, states)),
             Some(Kind::Event(event)) => self.foreign_event(peer, server, event, now).map(|foreign| {
-                let relay = self.clone();
-                Taken {
-                    changes: foreign.op.changes,
-                    then: Box::new(move |done| {
-                        if done.is_some() {
-                            relay.wake_events(&foreign.kind, foreign.local.as_deref());
-                        }
-                    }),
-                }
+                let (relay, session) = (self.clone(), foreign.session);
+                Taken::new(foreign.op.changes, move |outcome| match outcome {
+                    Outcome::Failed => relay.router().undo_announce(&session, foreign.announced),
+                    // After an unknown one the rows tell.
+                    Outcome::Committed(_) | Outcome::Unknown => {
+                        relay.wake_events(&foreign.kind, foreign.local.as_deref());
+                    }
+                })
             }),
             None => Err(Error::invalid("an unknown kind of letter")),
         };
@@ -54,10 +53,8 @@ impl Letters for Relay {
         // A parcel with a message goes by the message's number.
         let error = shorten(reason);
         let relay = self.clone();
-        Taken {
-            changes: vec![Change::Relay(Row::FailRemote { message: id, peer, at: now, error })],
-            then: Box::new(move |_| relay.0.freeing.notify_one()),
-        }
+        let failed = Row::FailRemote { message: id, peer, at: now, error };
+        Taken::new(vec![Change::Relay(failed)], move |_| relay.0.freeing.notify_one())
     }
 }
 
@@ -65,12 +62,12 @@ impl Relay {
     fn take_message(&self, peer: PeerId, message: Message, now: Millis) -> Result<Taken, Error> {
         check(&message, now)?;
         let bytes = message.payload.len() as u64;
-        let (session, from) = (message.session_id, message.from_party);
-        let routed = self.router().route_inbound(now, &session, peer, &from, &message.to_parties, bytes)?;
+        let (session, from) = (message.session_id, PartyRef { peer, name: message.from_party });
+        let routed = self.router().route_inbound(now, &session, &from, &message.to_parties, bytes)?;
         let mut changes = vec![];
         if routed.joined {
-            let party = PartyRef { peer, name: from.clone() };
-            changes.push(Change::Relay(Row::Joined { session: session.clone(), party, until: routed.until }));
+            let (session, party, until) = (session.clone(), from.clone(), routed.until);
+            changes.push(Change::Relay(Row::Joined { session, party, until }));
         }
         changes.push(Change::Relay(Row::Message(Box::new(NewMessage {
             number: self.next_number(now),
@@ -78,7 +75,7 @@ impl Relay {
             remote_id: Some(message.message_id),
             tag: 0,
             session: session.clone(),
-            sender: from.clone(),
+            sender: from.name.clone(),
             broadcast: message.is_broadcast,
             round: message.round_number,
             kind: message.message_type,
@@ -88,11 +85,13 @@ impl Relay {
         }))));
         changes.extend(routed.recipients.iter().map(|party| Change::Relay(Row::Deliver { party: party.clone() })));
         let relay = self.clone();
-        let then = Box::new(move |done: Option<&_>| match done {
-            Some(_) => relay.wake(&session, routed.recipients.iter().map(|party| &*party.name)),
-            None => relay.router().undo(&session, peer, &from, bytes),
-        });
-        Ok(Taken { changes, then })
+        Ok(Taken::new(changes, move |outcome| match outcome {
+            Outcome::Failed => relay.router().undo(&session, &from, bytes, routed.joined),
+            // After an unknown one the rows tell; what is counted too much is right again after a start.
+            Outcome::Committed(_) | Outcome::Unknown => {
+                relay.wake(&session, routed.recipients.iter().map(|party| &*party.name));
+            }
+        }))
     }
 
     /// A server tells of its own parties; what it says of others touches no row.
@@ -106,7 +105,7 @@ impl Relay {
                 _ => return None,
             };
             let moment = |at: i64| (at > 0).then_some(Millis(at));
-            Some(Change::Relay(Row::RemoteState {
+            Some(Change::Relay(Row::RemoteState(Box::new(RemoteState {
                 message,
                 party: PartyRef { peer, name: told.party },
                 state,
@@ -114,10 +113,10 @@ impl Relay {
                 finished_at: moment(told.finished_at),
                 retries: u32::try_from(told.retries).unwrap_or(0),
                 error: shorten(&told.error),
-            }))
+            }))))
         });
         let relay = self.clone();
-        Taken { changes: changes.collect(), then: Box::new(move |_| relay.0.freeing.notify_one()) }
+        Taken::new(changes.collect(), move |_| relay.0.freeing.notify_one())
     }
 
     /// Tells other servers how their messages fare here, until the node stops.

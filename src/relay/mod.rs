@@ -30,7 +30,7 @@ use crate::{
     metrics::Metrics,
     store::{
         Change, Store,
-        relay::{Change as Row, PartyRow},
+        relay::{Change as Row, PartyRow, SessionRow},
     },
     types::{Millis, PartyRef, PeerId},
 };
@@ -38,7 +38,7 @@ use events::EventSubscription;
 use names::Name;
 use presence::Presence;
 use reader::Subscription;
-use router::{Limits, Router};
+use router::{Limits, Router, Saved};
 use routing::Underway;
 use status::Passing;
 use std::{
@@ -51,10 +51,12 @@ use std::{
 use subscriptions::Subscriptions;
 use tokio::sync::Notify;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
-use window::Redelivery;
+use window::{Page, Redelivery};
 
 /// Deliveries noted in memory before they are written without a pause.
 const PASSING_MAX: usize = 4_096;
+/// Subscriptions of one party.
+const SUBSCRIPTIONS_MAX: usize = 1_024;
 /// Open streams of session events.
 const EVENT_STREAMS_MAX: usize = 100_000;
 /// The low bits of a message's number, below its microsecond.
@@ -87,13 +89,19 @@ struct Inner {
 }
 
 /// The open streams.
-#[derive(Default)]
 struct Streams {
     subscriptions: Subscriptions,
     messages: HashMap<u64, Arc<Subscription>>,
     events: HashMap<u64, Arc<EventSubscription>>,
     /// Ids of streams of events.
     next: u64,
+}
+
+impl Streams {
+    fn new() -> Self {
+        let subscriptions = Subscriptions::new(SUBSCRIPTIONS_MAX);
+        Self { subscriptions, messages: HashMap::new(), events: HashMap::new(), next: 0 }
+    }
 }
 
 impl Relay {
@@ -107,9 +115,14 @@ impl Relay {
             sessions: config.max_sessions,
             parties_a_session: events::PARTIES_MAX,
         };
-        let sessions = store.sessions().await?;
-        let stored = store.stored_bytes().await?;
-        let router = Router::new(limits, config.retention, sessions, stored);
+        let saved = store.sessions().await?.into_iter().map(|row| {
+            let SessionRow { session, owner, settled, parties, until } = row;
+            Saved { session, owner, settled, parties, until }
+        });
+        let stored = store.stored_bytes().await?.into_iter();
+        let stored =
+            stored.map(|row| (row.session, PartyRef { peer: row.origin, name: row.sender }, row.bytes));
+        let router = Router::new(limits, config.retention, saved.collect(), stored);
         let presence = Presence::new(store.parties().await?);
         let newest = store.newest_message().await?;
         Ok(Self(Arc::new(Inner {
@@ -118,7 +131,7 @@ impl Relay {
             metrics,
             router: Mutex::new(router),
             presence: Mutex::new(presence),
-            streams: Mutex::default(),
+            streams: Mutex::new(Streams::new()),
             underway: Underway::default(),
             passing: Mutex::default(),
             newest: AtomicU64::new(newest),
@@ -257,9 +270,14 @@ impl Relay {
     /// Who subscribes in a session nobody announced is of its parties.
     async fn join(&self, session: &str, party: &str) -> Result<(), Error> {
         let party = PartyRef { peer: PeerId::SELF, name: party.to_owned() };
-        let Some(until) = self.router().join(Millis::now(), session, &party)? else { return Ok(()) };
-        let session = session.to_owned();
-        self.0.store.submit(Change::Relay(Row::Joined { session, party, until })).await.map(drop)
+        let now = Millis::now();
+        if !self.router().join(now, session, &party)? {
+            return Ok(());
+        }
+        let until = now.plus(self.0.config.retention);
+        let row = Row::Joined { session: session.to_owned(), party: party.clone(), until };
+        let stored = self.0.store.submit(Change::Relay(row)).await.map(drop);
+        stored.inspect_err(|_| self.router().undo_join(session, &party))
     }
 
     /// Makes a stream the reader of its party and session.
@@ -272,7 +290,7 @@ impl Relay {
         if let Some(narrowed) = opened.narrowed.and_then(|id| streams.messages.get(&id))
             && let Some(session) = &subscription.session
         {
-            narrowed.window().let_go(session);
+            narrowed.window().let_go(|held| held == session);
         }
         streams.messages.insert(opened.id, subscription);
         Ok(opened.id)
@@ -287,9 +305,17 @@ impl Relay {
         }
     }
 
-    /// Sessions of a party that have a subscription of their own.
-    fn covered(&self, party: &str) -> BTreeSet<String> {
-        self.streams().subscriptions.covered(party)
+    /// What a stream is to read next, and the sessions it leaves out because
+    /// they have a subscription of their own: both of one moment, else a message
+    /// could overtake older ones of a session that is handed over.
+    fn next_page(&self, subscription: &Subscription) -> Option<(Page, BTreeSet<String>)> {
+        let streams = self.streams();
+        let page = subscription.window().next_page()?;
+        let covered = match subscription.session {
+            Some(_) => BTreeSet::new(),
+            None => streams.subscriptions.covered(&subscription.party).into_iter().map(str::to_owned).collect(),
+        };
+        Some((page, covered))
     }
 
     /// Rows for these parties of this node were written.

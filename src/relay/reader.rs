@@ -8,7 +8,7 @@
 use super::{
     Relay,
     status::Sent,
-    window::{Due, Window},
+    window::{Due, Row as Held, Window},
 };
 use crate::{
     error::Error,
@@ -21,7 +21,7 @@ use crate::{
 };
 use futures_util::stream;
 use std::{
-    collections::VecDeque,
+    collections::{BTreeMap, VecDeque},
     pin::Pin,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Instant,
@@ -74,6 +74,8 @@ struct Reader {
     subscription: Arc<Subscription>,
     /// Read, to be handed on.
     page: VecDeque<OpenDelivery>,
+    /// To be sent again, and which repeat it is.
+    repeats: BTreeMap<u64, u32>,
 }
 
 impl Drop for Reader {
@@ -89,15 +91,16 @@ impl Relay {
         if let Some(session) = &session {
             self.join(session, &party).await?;
         }
+        let seed = getrandom::u64().map_err(Error::internal)?;
         let subscription = Arc::new(Subscription {
             party,
             session,
-            window: Mutex::new(Window::new(self.redelivery())),
+            window: Mutex::new(Window::new(self.redelivery(), seed)),
             wake: Notify::new(),
             ended: Mutex::new(None),
         });
         let id = self.open(subscription.clone())?;
-        let reader = Reader { relay: self.clone(), id, subscription, page: VecDeque::new() };
+        let reader = Reader { relay: self.clone(), id, subscription, page: VecDeque::new(), repeats: BTreeMap::new() };
         Ok(Box::pin(stream::unfold(Some(reader), |reader| async {
             let mut reader = reader?;
             match reader.next().await {
@@ -121,16 +124,22 @@ impl Reader {
                 }
                 continue;
             }
-            if !self.read_due().await? && !self.read_new().await? {
+            if !self.read_due().await? && !self.read_repeats().await? && !self.read_new().await? {
                 self.wait().await?;
             }
         }
     }
 
-    /// `None`: it was acknowledged while it waited in the page.
+    /// `None`: it became final, or another subscription's, while it waited in
+    /// the page.
     fn hand_on(&self, row: OpenDelivery) -> Option<MPCMessage> {
-        let retries = self.subscription.window().sent(Instant::now(), row.seq)?;
-        self.relay.note_sent(row.seq, Sent { at: Millis::now(), retries });
+        let mut window = self.subscription.window();
+        if !window.holds(row.seq) {
+            return None;
+        }
+        window.sent(Instant::now(), row.seq);
+        drop(window);
+        self.relay.note_sent(row.seq, Sent { at: Millis::now(), retries: row.retries });
         Some(self.relay.message(row))
     }
 
@@ -138,51 +147,58 @@ impl Reader {
     /// often enough. Whether there was any.
     async fn read_due(&mut self) -> Result<bool, Error> {
         let due = self.subscription.window().due(Instant::now());
-        let mut repeats = vec![];
+        let mut repeats = BTreeMap::new();
         for due in due {
             match due {
-                Due::Repeat(seq) => repeats.push(seq),
-                Due::GiveUp(seq) => self.relay.give_up(&self.subscription, seq).await?,
+                Due::Repeat { seq, retries } => _ = repeats.insert(seq, retries),
+                Due::GiveUp { seq } => self.relay.give_up(&self.subscription, seq).await?,
             }
         }
         if repeats.is_empty() {
             return Ok(false);
         }
-        let rows = self.relay.0.store.open_deliveries(&repeats).await?;
-        let gone = |seq: &u64| !rows.iter().any(|row| row.seq == *seq);
-        let mut window = self.subscription.window();
-        for seq in repeats.iter().filter(|seq| gone(seq)) {
-            window.finished(*seq);
+        self.repeats.extend(repeats);
+        Ok(true)
+    }
+
+    /// Reads some of what is to be repeated. Whether there was any.
+    async fn read_repeats(&mut self) -> Result<bool, Error> {
+        if self.repeats.is_empty() {
+            return Ok(false);
         }
-        drop(window);
-        self.page.extend(rows);
+        let asked: Vec<u64> = self.repeats.keys().copied().take(PAGE_ROWS).collect();
+        let rows = self.relay.0.store.open_deliveries(&asked, PAGE_BYTES).await?;
+        // What was not read is final, or comes with the next page.
+        let through = rows.last().filter(|_| rows.len() < asked.len()).map_or(u64::MAX, |row| row.seq);
+        for seq in asked.into_iter().filter(|seq| *seq <= through) {
+            let retries = self.repeats.remove(&seq).unwrap_or_default();
+            match rows.iter().find(|row| row.seq == seq) {
+                Some(row) => self.page.push_back(OpenDelivery { retries, ..row.clone() }),
+                None => self.subscription.window().finished(seq),
+            }
+        }
         Ok(true)
     }
 
     /// Reads rows that this stream has not seen. Whether it read any.
     async fn read_new(&mut self) -> Result<bool, Error> {
-        let Some((after, room)) = self.subscription.window().wants() else { return Ok(false) };
-        let limit = room.min(PAGE_ROWS);
+        let Some((page, covered)) = self.relay.next_page(&self.subscription) else { return Ok(false) };
+        let limit = page.limit.min(PAGE_ROWS);
         let Subscription { party, session, .. } = &*self.subscription;
-        let now = Millis::now();
-        let rows = self.relay.0.store.delivery_page(party, session.as_deref(), after, now, limit, PAGE_BYTES).await?;
-        let covered = match session {
-            Some(_) => Default::default(),
-            None => self.relay.covered(party),
-        };
-        let mut window = self.subscription.window();
-        let through = rows.last().map(|row| row.seq);
-        let mine = rows.into_iter().filter(|row| !covered.contains(&row.session));
-        let mut taken = vec![];
-        for row in mine {
-            if window.take(row.seq, row.retries, &row.session) {
-                taken.push(row);
-            }
-        }
-        window.read(after, through);
-        drop(window);
-        self.page.extend(taken);
-        Ok(through.is_some())
+        let (store, now) = (&self.relay.0.store, Millis::now());
+        let rows = store.delivery_page(party, session.as_deref(), page.after, now, limit, PAGE_BYTES).await;
+        let rows = rows.inspect_err(|_| self.subscription.window().unread())?;
+        let through = rows.last().map_or(page.after, |row| row.seq);
+        let more = !rows.is_empty();
+        let mine: Vec<OpenDelivery> =
+            rows.into_iter().filter(|row| !covered.contains(&row.message.session)).collect();
+        let held: Vec<Held<'_>> = mine
+            .iter()
+            .map(|row| Held { seq: row.seq, session: &row.message.session, retries: row.retries })
+            .collect();
+        let fresh = self.subscription.window().read(&held, through, more);
+        self.page.extend(mine.into_iter().filter(|row| fresh.binary_search(&row.seq).is_ok()));
+        Ok(more)
     }
 
     async fn wait(&self) -> Result<(), Error> {
@@ -200,14 +216,14 @@ impl Reader {
 impl Relay {
     /// A delivery whose last try went unanswered has failed.
     async fn give_up(&self, subscription: &Subscription, seq: u64) -> Result<(), Error> {
-        let Some(row) = self.0.store.open_deliveries(&[seq]).await?.into_iter().next() else {
+        let Some(row) = self.0.store.open_deliveries(&[seq], PAGE_BYTES).await?.into_iter().next() else {
             subscription.window().finished(seq);
             return Ok(());
         };
         let error = format!("not acknowledged after {} tries", self.0.config.redeliver_tries);
-        let change = Row::Finish { seq, message: row.message, failed: true, at: Millis::now(), error };
+        let change = Row::Finish { seq, message: row.message.number, failed: true, at: Millis::now(), error };
         self.0.store.submit(Change::Relay(change)).await?;
-        self.finished(&subscription.party, &row.session, seq, row.origin);
+        self.finished(&subscription.party, &row.message.session, seq, row.message.origin);
         Ok(())
     }
 }

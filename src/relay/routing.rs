@@ -4,7 +4,7 @@
 //! Who gets it is `router.rs`'s word; here it is stored, once, and whoever
 //! waits is woken. Acknowledged means on disk.
 
-use super::{Relay, names::Name};
+use super::{Relay, events::PARTIES_MAX, names::Name};
 use crate::{
     error::Error,
     proto::pillarbox::relay::v1::{Letter, Message as Parcel, letter::Kind},
@@ -93,7 +93,10 @@ impl Relay {
     /// Returns its id. A caller that goes away does not take it back.
     pub async fn route(&self, route: Route) -> Result<String, Error> {
         let mut to = Vec::with_capacity(route.to.len());
-        self.check_recipients(&route.to)?;
+        if route.to.len() > PARTIES_MAX {
+            let given = route.to.len();
+            return Err(Error::invalid(format!("to_parties: {given}; a message goes to at most {PARTIES_MAX} parties")));
+        }
         for (at, text) in route.to.iter().enumerate() {
             to.push(self.recipient(&format!("to_parties[{at}]"), text).await?);
         }
@@ -159,7 +162,7 @@ impl Relay {
         let id = message_id(number, tag);
         let letters = letters(&route, &routed.recipients, broadcast, &id, number, expires_at);
         if let Err(error) = self.commit(op, letters).await {
-            self.router().undo(&route.session, PeerId::SELF, &route.from, bytes);
+            self.router().undo(&route.session, &from, bytes, routed.joined);
             return Err(error);
         }
         self.0.metrics.messages_routed.inc();

@@ -5,7 +5,7 @@
 //! something was handed to a subscriber is written in passing, and told from
 //! memory until then.
 
-use super::{Relay, routing::read_message_id};
+use super::{Relay, routing::{message_id, read_message_id}};
 use crate::{
     error::Error,
     identity::principal::Principal,
@@ -190,12 +190,12 @@ impl Relay {
     /// A message as a recipient of this node sees it.
     pub(super) fn message(&self, row: OpenDelivery) -> MPCMessage {
         MPCMessage {
-            message_id: row.message_id(),
-            from_party: self.show(row.origin, &row.sender),
-            session_id: row.session,
-            is_broadcast: row.broadcast,
-            round_number: row.round,
-            message_type: row.kind,
+            message_id: row.message.remote_id.clone().unwrap_or_else(|| message_id(row.message.number, row.message.tag)),
+            from_party: self.show(row.message.origin, &row.message.sender),
+            session_id: row.message.session,
+            is_broadcast: row.message.broadcast,
+            round_number: row.message.round,
+            message_type: row.message.kind,
             payload: row.body,
             created_at: row.created_at.0,
         }

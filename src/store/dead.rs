@@ -4,7 +4,7 @@
 use super::{
     Named, Store, error,
     op::{Gone, ROWS_AN_OP},
-    rows::{ManyRows, Script, bits, count, unbits},
+    rows::{ManyRows, Script, bits, count, page, unbits},
 };
 use crate::{
     error::Error,
@@ -16,6 +16,9 @@ use std::{
     collections::{BTreeMap, VecDeque},
     sync::LazyLock,
 };
+
+/// Bodies of one page for the operator, unless the first alone has more.
+const PAGE_BYTES: usize = 1 << 20;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Direction {
@@ -74,6 +77,10 @@ fn dead_row(columns: DeadColumns) -> Result<DeadRow, Error> {
     Ok(DeadRow { id, letter })
 }
 
+fn body_len(columns: &DeadColumns) -> usize {
+    columns.8.len()
+}
+
 /// The columns of [`DeadColumns`], for the pages and the single letter.
 macro_rules! select_dead {
     ($tail:literal) => {
@@ -83,7 +90,8 @@ macro_rules! select_dead {
 
 impl Store {
     /// The newest first: those below `before` (`None`: from the newest on), of
-    /// one peer or of all.
+    /// one peer or of all; no more than 1 MiB of bodies unless the first alone
+    /// has more.
     pub async fn dead_page(
         &self,
         peer: Option<PeerId>,
@@ -100,8 +108,37 @@ impl Store {
                 sqlx::query_as(select_dead!("WHERE id < $1 ORDER BY id DESC LIMIT $2")).bind(before).bind(count(limit))
             }
         };
-        let found: Vec<DeadColumns> = query.fetch_all(&self.readers).await.map_err(error)?;
+        let found = page(query.fetch(&self.readers), |columns: DeadColumns| columns, body_len, PAGE_BYTES).await?;
         found.into_iter().map(dead_row).collect()
+    }
+
+    /// The oldest first: those above `after` that were to go to a peer, but no
+    /// holes; no more than `max_bytes` of bodies unless the first alone has more.
+    pub async fn dead_sent(
+        &self,
+        peer: PeerId,
+        after: i64,
+        limit: usize,
+        max_bytes: usize,
+    ) -> Result<Vec<DeadRow>, Error> {
+        let query = sqlx::query_as(select_dead!(
+            "WHERE peer = $1 AND id > $2 AND direction = 'out' AND size > 0 ORDER BY id LIMIT $3"
+        ))
+        .bind(peer.0)
+        .bind(after)
+        .bind(count(limit));
+        let found = page(query.fetch(&self.readers), |columns: DeadColumns| columns, body_len, max_bytes).await?;
+        found.into_iter().map(dead_row).collect()
+    }
+
+    /// The id of a peer's newest dead letter; 0 without one.
+    pub async fn newest_dead(&self, peer: PeerId) -> Result<i64, Error> {
+        let newest: Option<i64> = sqlx::query_scalar("SELECT max(id) FROM dead WHERE peer = $1")
+            .bind(peer.0)
+            .fetch_one(&self.readers)
+            .await
+            .map_err(error)?;
+        Ok(newest.unwrap_or(0))
     }
 
     pub async fn dead(&self, id: i64) -> Result<Option<DeadRow>, Error> {

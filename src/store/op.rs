@@ -232,6 +232,14 @@ impl Change {
         }
     }
 
+    /// How many numbers the writer gives for it.
+    pub fn numbers(&self) -> u64 {
+        match self {
+            Self::Enqueue { .. } => 1,
+            _ => 0,
+        }
+    }
+
     pub(super) fn is_grouped(&self) -> bool {
         matches!(
             self,

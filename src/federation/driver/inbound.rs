@@ -11,12 +11,14 @@ use crate::{
         Inner,
         delivery::{Arrival, Failure, Input},
         inbox::{self, Row},
+        parcels::{Opening, Outcome, Queued},
+        peers::Peer,
         remote::{CallError, Method},
         save::Pause,
         stream::Mark,
         wire,
     },
-    types::{Millis, PeerId},
+    types::Millis,
 };
 use std::time::Duration;
 
@@ -66,11 +68,11 @@ impl Driver {
 
     pub(super) fn apply(&mut self, rows: Vec<Row>, then: Then) {
         self.applying = true;
-        let (inner, peer, mark) = (self.inner.clone(), self.row_id, self.applied);
+        let (inner, peer, mark) = (self.inner.clone(), self.peer.clone(), self.applied);
         self.jobs.spawn(async move {
             // What a Pull brought, a stock peer has forgotten: it is kept until it is committed.
             let until_committed = matches!(then, Then::Pulled { .. });
-            let (mark, result) = apply(&inner, peer, mark, &rows, until_committed).await;
+            let (mark, result) = apply(&inner, &peer, mark, &rows, until_committed).await;
             Finished::Applied { mark, result, then }
         });
     }
@@ -104,20 +106,28 @@ impl Driver {
 /// on disk then. `until_committed`: tries until the store takes it.
 async fn apply(
     inner: &Inner,
-    peer: PeerId,
+    peer: &Peer,
     mut mark: Mark,
     rows: &[Row],
     until_committed: bool,
 ) -> (Mark, Result<(), Error>) {
-    let mut pause = Pause::new();
+    let (row_id, mut pause) = (peer.row_id(), Pause::new());
     loop {
-        let plan = inbox::plan(peer, mark, rows, Millis::now());
+        let now = Millis::now();
+        let mut opening = Opening::new(&*inner.letters, row_id, peer.server_id(), now);
+        let plan = inbox::plan(row_id, mark, rows, now, &mut |parcel| opening.open(parcel));
         if plan.op.changes.is_empty() {
             return (mark, Ok(()));
         }
+        // A refusal goes back even into a full queue: there is no other way to be rid of it.
+        let queued = Queued::of(inner, &plan.op);
+        queued.occupy();
         let error = match inner.store.submit(plan.op).await {
-            Ok(_) => {
-                inner.metrics.events_applied.inc_by(plan.taken as u64 - plan.dead.len() as u64);
+            Ok(done) => {
+                queued.committed(inner, &done);
+                opening.committed(done.numbers.start, &plan.letters);
+                inner.metrics.events_applied.inc_by((plan.taken - plan.dead.len() - plan.refused) as u64);
+                inner.metrics.parcels_refused.inc_by(plan.refused as u64);
                 for reason in plan.dead {
                     inner.metrics.dead_letters.with_label_values(&[reason]).inc();
                 }
@@ -125,15 +135,18 @@ async fn apply(
             }
             Err(error) => error,
         };
-        tracing::warn!(peer = peer.0, %error, "events of the peer cannot be stored");
+        tracing::warn!(peer = row_id.0, %error, "events of the peer cannot be stored");
+        queued.failed();
+        // After a failed commit only the file knows where the mark stands.
+        let stands = inner.store.stream_in(row_id).await;
+        opening.failed(&match &stands {
+            Ok(stands) if *stands == mark => Outcome::Failed,
+            _ => Outcome::Unknown,
+        });
+        mark = stands.unwrap_or(mark);
         if !until_committed {
-            // After a failed commit only the file knows where the mark stands.
-            let stands = inner.store.stream_in(peer).await.unwrap_or(mark);
-            return (stands, Err(error));
+            return (mark, Err(error));
         }
         pause.wait().await;
-        if let Ok(stands) = inner.store.stream_in(peer).await {
-            mark = stands;
-        }
     }
 }

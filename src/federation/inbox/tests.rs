@@ -1,6 +1,6 @@
 //! What each kind of event changes, and what is buried instead.
 
-use super::*;
+use super::{plan as plan_with, *};
 use crate::proto::protocol::sync::v1::event::{
     UserAddedToGuild, UserInvited, UserRejectedInvite, UserRemovedFromGuild,
 };
@@ -23,6 +23,11 @@ fn stock(body: Bytes) -> Row {
 fn ours(number: u64, body: Bytes) -> Row {
     let position = Position { epoch: 1, number, id: number * 10, after: number - 1 };
     Row { position: Some(position), body }
+}
+
+/// No row of the test is a parcel.
+fn plan(peer: PeerId, mark: Mark, rows: &[Row], now: Millis) -> Plan {
+    plan_with(peer, mark, rows, now, &mut |parcel| panic!("{parcel:?} is no parcel of the test"))
 }
 
 fn log(body: &Bytes) -> Change {

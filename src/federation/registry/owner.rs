@@ -8,9 +8,10 @@ use crate::{
     error::Error,
     federation::{
         Inner,
-        delivery::{Delivery, Saved},
+        delivery::{Delivery, Kind, Saved},
         driver::{Command, Driver},
         peers::{COMMANDS_MAX, Peer, Transport},
+        remote::Introduction,
         save::Saver,
     },
     store::{Change, KeyOrigin, Op, PeerKey, PeerKind, PeerOrigin, PeerRow, QueueTotal, StreamOut},
@@ -85,12 +86,13 @@ impl Owner {
         match edit {
             Edit::Add(add) => self.add(inner, add).await,
             Edit::Discover { server_id, key } => self.discover(inner, server_id, key).await,
-            Edit::Learn { peer, key, kind, transport } => {
+            Edit::Learn { peer, told: Introduction { transport, kind, parcels, key, .. } } => {
                 let found = self.known(inner, peer)?;
                 let was = found.row();
                 let mut row = was.clone();
                 row.transport = transport;
                 row.kind = kind.into();
+                row.parcels = parcels;
                 if row.key.is_none_or(|known| known.origin == KeyOrigin::Learnt && known.key != key) {
                     if row.key.is_some() {
                         tracing::warn!(peer = %row.server_id, %key, "the peer has a new key");
@@ -105,7 +107,9 @@ impl Owner {
             Edit::Kind { peer, kind } => {
                 let found = self.known(inner, peer)?;
                 let was = found.row();
-                self.put(inner, &found, was.clone(), PeerRow { kind: kind.into(), ..was }).await?;
+                // One that is no pillarbox any more takes no parcels.
+                let parcels = was.parcels && kind == Kind::Ours;
+                self.put(inner, &found, was.clone(), PeerRow { kind: kind.into(), parcels, ..was }).await?;
                 Ok(found)
             }
             Edit::Hold { peer, held } => {
@@ -269,6 +273,7 @@ fn fresh(server_id: ServerId, origin: PeerOrigin) -> PeerRow {
         key: None,
         kind: PeerKind::Unknown,
         transport: Transport::Unknown,
+        parcels: false,
         known_as: None,
         next_id: None,
         held: false,
