@@ -10,12 +10,14 @@
 //! their own and within each the last word wins, but for one pair: `Enqueue`
 //! and `Settle`. Inserting first and deleting afterwards is right since a
 //! `Settle` only names a number given before it, and numbers only grow: what
-//! is enqueued after it is never below it.
+//! is enqueued after it is never below it. The relay's kinds have rules of
+//! their own, in `relay/batch.rs`.
 
 use super::{
     dead::DeadLetter,
     op::{Change, Done, Gone, StreamOut},
     peers::PeerTouch,
+    relay::{self, arrivals::Arrivals},
     tokens::TokenHash,
 };
 use crate::{
@@ -30,6 +32,8 @@ use std::collections::{BTreeMap, HashMap};
 pub(super) struct Counters {
     pub(super) number: u64,
     pub(super) cursor: u64,
+    /// The greatest moment given to a delivery.
+    pub(super) created: i64,
 }
 
 #[derive(Debug)]
@@ -81,10 +85,11 @@ pub(super) struct Batch<'a> {
     pub(super) dead: Vec<DeadLetter>,
     pub(super) peers: BTreeMap<PeerId, PeerTouch>,
     pub(super) tokens: BTreeMap<TokenHash, Millis>,
+    pub(super) relay: relay::batch::Batch<'a>,
 }
 
 impl<'a> Batch<'a> {
-    pub(super) fn new(counters: Counters, streams_in: &'a HashMap<PeerId, Mark>) -> Self {
+    pub(super) fn new(counters: Counters, streams_in: &'a HashMap<PeerId, Mark>, arrivals: &'a Arrivals) -> Self {
         Self {
             counters,
             streams_in,
@@ -98,6 +103,7 @@ impl<'a> Batch<'a> {
             dead: Vec::new(),
             peers: BTreeMap::new(),
             tokens: BTreeMap::new(),
+            relay: relay::batch::Batch::new(arrivals),
         }
     }
 
@@ -108,8 +114,9 @@ impl<'a> Batch<'a> {
         let mut result = Done {
             numbers: self.counters.number..self.counters.number,
             cursors: self.counters.cursor..self.counters.cursor,
-            gone: Vec::new(),
+            ..Done::default()
         };
+        self.relay.begin();
         for change in changes {
             self.take(change, done, &mut result);
         }
@@ -126,6 +133,7 @@ impl<'a> Batch<'a> {
     fn check(&self, changes: &[Change]) -> Result<(), Error> {
         let mut next = self.counters.number;
         let mut streams: HashMap<PeerId, Mark> = HashMap::new();
+        let mut relay = relay::batch::Check::default();
         for change in changes {
             match change {
                 Change::Enqueue { .. } => next += 1,
@@ -146,6 +154,10 @@ impl<'a> Batch<'a> {
                     streams.insert(*peer, *now);
                 }
                 rare if !rare.is_grouped() => return Err(Error::internal("a rare change among the grouped ones")),
+                Change::Relay(change) => {
+                    relay.change(change)?;
+                    next += change.numbers();
+                }
                 _ => {}
             }
         }
@@ -193,6 +205,7 @@ impl<'a> Batch<'a> {
                 }
             }
             Change::TouchTokens(touches) => self.tokens.extend(touches.iter().copied()),
+            Change::Relay(change) => self.relay.take(change, &mut self.counters),
             // Refused by `check`.
             _ => {}
         }

@@ -1,10 +1,11 @@
 //! Writes a batch into the open transaction, kind by kind.
 //!
 //! The order is fixed: outbox rows in, outbox rows out, streams and touches,
-//! local log, lists, dead letters, tokens, counters. Only the first two depend
-//! on each other; `batch.rs` says why that order is right.
+//! local log, lists, dead letters, tokens, the relay's rows, counters. Only the
+//! first two depend on each other, and the relay's among themselves; `batch.rs`
+//! and `relay/batch.rs` say why their order is right.
 
-use super::{batch::Batch, dead, inbound, lists, node, op::Gone, outbox, peers, rows::Script, tokens};
+use super::{batch::Batch, dead, inbound, lists, node, op::Gone, outbox, peers, relay, rows::Script, tokens};
 use crate::types::PeerId;
 use sqlx::SqliteConnection;
 use std::{collections::BTreeMap, mem};
@@ -28,7 +29,8 @@ pub(super) async fn flush(
     lists::write(&mut script, batch);
     dead::insert(&mut script, &batch.dead);
     tokens::touch(&mut script, batch);
-    if !batch.outbox.is_empty() || !batch.inbound.is_empty() {
+    relay::flush::write(&mut script, &batch.relay);
+    if !batch.outbox.is_empty() || !batch.inbound.is_empty() || batch.relay.is_numbered() {
         node::put_counters(&mut script, batch.counters);
     }
     script.run(connection).await?;

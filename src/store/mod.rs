@@ -15,8 +15,10 @@ mod op;
 mod outbox;
 mod peers;
 mod rare;
+pub mod relay;
 mod rows;
 mod tokens;
+mod transaction;
 mod writer;
 
 pub use dead::{DeadLetter, DeadRow, DeadTotal, Direction};
@@ -129,6 +131,12 @@ impl Store {
     /// Wakes after the commit: then read the rows after your own cursor.
     pub fn inbound_head(&self) -> watch::Receiver<u64> {
         self.writer.inbound_head()
+    }
+
+    /// The number of the newest session event; 0 before the first. Wakes after
+    /// the commit: then read the rows after your own number.
+    pub fn relay_head(&self) -> watch::Receiver<u64> {
+        self.writer.relay_head()
     }
 
     /// Commits what was submitted before, moves the WAL into the file and

@@ -21,7 +21,8 @@ pub struct NodeRow {
     pub server_id: Option<ServerId>,
     /// Where it listened last.
     pub port: Option<u16>,
-    /// What the next row of the outbox and the next event of the local log get.
+    /// What the next row of the outbox (or of the relay) and the next event of
+    /// the local log get.
     pub next_number: u64,
     pub next_cursor: u64,
 }
@@ -59,14 +60,16 @@ impl Store {
 }
 
 pub(super) async fn counters(connection: &mut SqliteConnection) -> Result<Counters, sqlx::Error> {
-    let (number, cursor): (i64, i64) =
-        sqlx::query_as("SELECT next_number, next_cursor FROM node WHERE id = 1").fetch_one(connection).await?;
-    Ok(Counters { number: rows::unbits(number), cursor: rows::unbits(cursor) })
+    let (number, cursor, created): (i64, i64, i64) =
+        sqlx::query_as("SELECT next_number, next_cursor, last_created FROM node WHERE id = 1")
+            .fetch_one(connection)
+            .await?;
+    Ok(Counters { number: rows::unbits(number), cursor: rows::unbits(cursor), created })
 }
 
 pub(super) fn put_counters(script: &mut Script, counters: Counters) {
-    script.add("UPDATE node SET next_number = ?, next_cursor = ? WHERE id = 1");
-    script.bind(rows::bits(counters.number)).bind(rows::bits(counters.cursor));
+    script.add("UPDATE node SET next_number = ?, next_cursor = ?, last_created = ? WHERE id = 1");
+    script.bind(rows::bits(counters.number)).bind(rows::bits(counters.cursor)).bind(counters.created);
 }
 
 pub(super) async fn put(connection: &mut SqliteConnection, server_id: &ServerId, port: u16) -> Result<(), sqlx::Error> {

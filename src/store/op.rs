@@ -7,6 +7,7 @@
 use super::{
     dead::DeadLetter,
     peers::{PeerRow, PeerTouch},
+    relay,
     tokens::TokenRow,
 };
 use crate::types::{Mark, Millis, PeerId, ServerId};
@@ -155,19 +156,28 @@ pub enum Change {
     },
     /// Hash of the token, when it was used last.
     TouchTokens(Vec<([u8; 32], Millis)>),
+
+    /// Rows of the MPC router.
+    Relay(relay::Change),
 }
 
 /// What came of an op that committed.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Done {
-    /// The numbers of the op's `Enqueue`s, in their order.
+    /// The numbers of all that takes one in the op (`Enqueue`, and of the relay
+    /// `Message`, `Deliver` and `Event`), in the order of its changes, without
+    /// a hole.
     pub numbers: Range<u64>,
     /// The cursors of the op's `Inbound`s, in their order.
     pub cursors: Range<u64>,
     /// One for each change that takes rows away (`Settle`, `Bury…` of rows,
-    /// `DropDead`, `Trim…`, `RevokeToken`), in their order. When several
+    /// `DropDead`, `Trim…`, `RevokeToken`, and so in the relay), in their order. When several
     /// `Settle`s of one peer are committed together, the last has their sum.
     pub gone: Vec<Gone>,
+    /// The bodies that `relay::Change::FreeBodies` and `TrimMessages` dropped.
+    pub freed: Vec<relay::BodyBytes>,
+    /// The deliveries that `relay::Change::FailExpired` failed, by seq.
+    pub expired: Vec<relay::Expired>,
 }
 
 /// Rows that left their table, and the bytes of their bodies.
@@ -228,6 +238,7 @@ impl Change {
             Self::Enqueue { .. } | Self::Inbound { .. } | Self::PutToken(_) => true,
             Self::Guild { member, .. } => *member,
             Self::Invite { inviter, .. } => inviter.is_some(),
+            Self::Relay(change) => change.grows(),
             _ => false,
         }
     }
@@ -241,6 +252,9 @@ impl Change {
     }
 
     pub(super) fn is_grouped(&self) -> bool {
+        if let Self::Relay(change) = self {
+            return change.is_grouped();
+        }
         matches!(
             self,
             Self::TouchPeers(_)
@@ -264,6 +278,7 @@ impl Change {
             Self::Invite { invite, .. } => invite.len(),
             Self::TouchPeers(touches) => touches.len() * 64,
             Self::TouchTokens(touches) => touches.len() * 64,
+            Self::Relay(change) => change.weight(),
             _ => 0,
         }
     }

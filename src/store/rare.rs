@@ -3,16 +3,16 @@
 
 use super::{
     dead, inbound, node,
-    op::{Change, Gone},
+    op::{Change, Done, Gone},
     outbox::{self, Burial},
-    peers, tokens,
-    writer::Failure,
+    peers, relay, tokens,
+    transaction::Failure,
 };
 use crate::error::Error;
 use sqlx::SqliteConnection;
 
-/// What left its table, for a change that takes rows away.
-pub(super) async fn apply(connection: &mut SqliteConnection, change: &Change) -> Result<Option<Gone>, Failure> {
+/// Adds to `done` what left its table, for a change that takes rows away.
+pub(super) async fn apply(connection: &mut SqliteConnection, change: &Change, done: &mut Done) -> Result<(), Failure> {
     match change {
         Change::PutNode { server_id, port } => node::put(connection, server_id, *port).await?,
         Change::PutFormerId { server_id, until } => node::put_former(connection, server_id, *until).await?,
@@ -23,9 +23,10 @@ pub(super) async fn apply(connection: &mut SqliteConnection, change: &Change) ->
             }
         }
         Change::PutToken(row) => tokens::put(connection, row).await?,
-        taking => return take(connection, taking).await.map(Some),
+        Change::Relay(change) => relay::apply(connection, change, done).await?,
+        taking => done.gone.push(take(connection, taking).await?),
     }
-    Ok(None)
+    Ok(())
 }
 
 async fn take(connection: &mut SqliteConnection, change: &Change) -> Result<Gone, Failure> {

@@ -8,25 +8,15 @@
 
 use super::{
     SQLITE_BUSY, SQLITE_CANTOPEN, SQLITE_CONSTRAINT, SQLITE_FULL, SQLITE_IOERR, SQLITE_LOCKED, SQLITE_READONLY,
-    SQLITE_TOOBIG, Settings,
-    batch::{Batch, Counters},
-    closed, error,
-    flush::flush,
-    node,
+    SQLITE_TOOBIG, Settings, closed, error,
     op::{Change, Done, Op},
-    peers, rare,
-    rows::Script,
-    sqlite_code,
+    relay, sqlite_code,
+    transaction::{Failure, Known, Written, alone, grouped, run},
 };
-use crate::{
-    error::Error,
-    types::{Mark, PeerId},
-};
+use crate::error::Error;
 use sqlx::{ConnectOptions, Connection, SqliteConnection, sqlite::SqliteConnectOptions};
 use std::{
-    collections::{BTreeMap, HashMap},
     path::Path,
-    slice,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering::Relaxed},
@@ -46,7 +36,6 @@ const WAITING_OPS: usize = 4 * BATCH_OPS;
 const WAITING_BYTES: usize = 32 << 20;
 /// New rows need so much free disk, or a tenth of the file system if that is less.
 const FREE_BYTES: u64 = 64 << 20;
-const BEGIN: &str = "BEGIN IMMEDIATE";
 /// Free pages kept in the file for the next rows, and given back in one go.
 const KEPT_PAGES: i64 = 1_024;
 
@@ -73,6 +62,7 @@ pub(super) struct Handle {
     requests: mpsc::Sender<Request>,
     room: Arc<Semaphore>,
     head: watch::Receiver<u64>,
+    events: watch::Receiver<u64>,
     ended: CancellationToken,
     free_space: FreeSpace,
     /// The last transaction failed.
@@ -95,20 +85,6 @@ struct Waiting {
     answer: oneshot::Sender<Result<Done, Error>>,
     /// Its share of the bytes that may wait, given back with the answer.
     _room: OwnedSemaphorePermit,
-}
-
-/// Why a change was not made.
-#[derive(Debug)]
-pub(super) enum Failure {
-    /// A guard of the op: nobody else's concern.
-    Refused(Error),
-    Sql(sqlx::Error),
-}
-
-impl From<sqlx::Error> for Failure {
-    fn from(cause: sqlx::Error) -> Self {
-        Self::Sql(cause)
-    }
 }
 
 /// Why a transaction did not come about.
@@ -141,6 +117,7 @@ pub(super) async fn start(
     let known = Known::read(&mut connection).await?;
     let (requests, queue) = mpsc::channel(WAITING_OPS);
     let (head, watched) = watch::channel(known.counters.cursor - 1);
+    let (events, watched_events) = watch::channel(relay::head(&mut connection).await?);
     let ended = CancellationToken::new();
     let troubled = Arc::new(AtomicBool::new(false));
     let free_space = settings.free_space.clone();
@@ -151,6 +128,7 @@ pub(super) async fn start(
         connection: Some(connection),
         known,
         head,
+        events,
         settings,
         troubled: troubled.clone(),
         freed: true,
@@ -161,7 +139,7 @@ pub(super) async fn start(
         drop(guard);
     });
     let room = Arc::new(Semaphore::new(WAITING_BYTES));
-    Ok(Handle { requests, room, head: watched, ended, free_space, troubled })
+    Ok(Handle { requests, room, head: watched, events: watched_events, ended, free_space, troubled })
 }
 
 impl Handle {
@@ -187,6 +165,10 @@ impl Handle {
         self.head.clone()
     }
 
+    pub(super) fn relay_head(&self) -> watch::Receiver<u64> {
+        self.events.clone()
+    }
+
     pub(super) async fn close(&self) {
         // An error: it is closing already.
         let _ = self.requests.send(Request::Close).await;
@@ -207,19 +189,6 @@ fn disk_refusal(free_space: &FreeSpace) -> Option<Error> {
     })
 }
 
-/// What the file says, as of the last commit; so that guards are checked and
-/// numbers given without asking it.
-struct Known {
-    counters: Counters,
-    streams_in: HashMap<PeerId, Mark>,
-}
-
-impl Known {
-    async fn read(connection: &mut SqliteConnection) -> Result<Self, sqlx::Error> {
-        Ok(Self { counters: node::counters(connection).await?, streams_in: peers::marks(connection).await? })
-    }
-}
-
 struct Writer {
     queue: mpsc::Receiver<Request>,
     /// Taken from the queue, but not for the batch that was gathered then.
@@ -229,6 +198,8 @@ struct Writer {
     connection: Option<SqliteConnection>,
     known: Known,
     head: watch::Sender<u64>,
+    /// The newest session event.
+    events: watch::Sender<u64>,
     settings: Settings,
     troubled: Arc<AtomicBool>,
     /// Rows were deleted since free pages were looked for.
@@ -371,13 +342,14 @@ impl Writer {
         }
     }
 
-    /// The head moves before the answers go out: whoever was answered finds
+    /// The heads move before the answers go out: whoever was answered finds
     /// its own rows below it.
     fn committed(&mut self, written: &Written) {
-        self.known.counters = written.counters;
-        self.known.streams_in.extend(&written.marked);
+        self.known.learn(written);
         let newest = written.counters.cursor - 1;
         self.head.send_if_modified(|head| std::mem::replace(head, newest) != newest);
+        let event = written.given.event;
+        self.events.send_if_modified(|head| event > 0 && std::mem::replace(head, event) != event);
         self.freed |= written.results.iter().flatten().any(|done| done.gone.iter().any(|gone| gone.rows > 0));
     }
 
@@ -451,70 +423,6 @@ impl Writer {
             Request::Op(_) | Request::Close => {}
         }
     }
-}
-
-async fn run(connection: &mut SqliteConnection, statement: &'static str) -> Result<(), sqlx::Error> {
-    sqlx::query(statement).execute(connection).await.map(|_| ())
-}
-
-/// What a transaction will have done once it commits.
-struct Written {
-    results: Vec<Result<Done, Error>>,
-    counters: Counters,
-    marked: BTreeMap<PeerId, Mark>,
-}
-
-/// The rows of all ops, kind by kind. A refused op adds nothing.
-async fn grouped(
-    connection: &mut SqliteConnection,
-    ops: &[&Op],
-    known: &Known,
-    full: Option<&Error>,
-) -> Result<Written, Failure> {
-    let mut batch = Batch::new(known.counters, &known.streams_in);
-    let admit = |(at, op): (usize, &&Op)| match full {
-        Some(refusal) if op.grows() => Err(refusal.clone()),
-        _ => batch.admit(&op.changes, at),
-    };
-    let mut results: Vec<Result<Done, Error>> = ops.iter().enumerate().map(admit).collect();
-    let mut script = Script::default();
-    script.add(BEGIN);
-    let gone = flush(connection, script, &batch).await?;
-    for (peer, settled) in &batch.settled {
-        if let (Ok(done), Some(gone)) = (&mut results[settled.done], gone.get(peer)) {
-            done.gone[settled.gone] = *gone;
-        }
-    }
-    Ok(Written { results, counters: batch.counters, marked: batch.marked })
-}
-
-/// One op with rare changes, change by change in its order.
-async fn alone(
-    connection: &mut SqliteConnection,
-    op: &Op,
-    known: &Known,
-    full: Option<&Error>,
-) -> Result<Written, Failure> {
-    run(connection, BEGIN).await?;
-    let (mut counters, mut marked) = (known.counters, BTreeMap::new());
-    if let Some(refusal) = full.filter(|_| op.grows()) {
-        return Err(Failure::Refused(refusal.clone()));
-    }
-    let mut done =
-        Done { numbers: counters.number..counters.number, cursors: counters.cursor..counters.cursor, gone: Vec::new() };
-    for change in &op.changes {
-        if !change.is_grouped() {
-            done.gone.extend(rare::apply(connection, change).await?);
-            continue;
-        }
-        let mut batch = Batch { marked, ..Batch::new(counters, &known.streams_in) };
-        batch.admit(slice::from_ref(change), 0).map_err(Failure::Refused)?;
-        done.gone.extend(flush(connection, Script::default(), &batch).await?.into_values());
-        (counters, marked) = (batch.counters, batch.marked);
-    }
-    done.numbers.end = counters.number;
-    done.cursors.end = counters.cursor;
-    Ok(Written { results: vec![Ok(done)], counters, marked })
 }
 
 #[cfg(test)]

@@ -3,10 +3,11 @@
 use super::*;
 
 const PEER: PeerId = PeerId(1);
-const START: Counters = Counters { number: 10, cursor: 20 };
+const START: Counters = Counters { number: 10, cursor: 20, created: 30 };
 
 fn batch(streams: &[(PeerId, Mark)]) -> Batch<'static> {
-    Batch::new(START, Box::leak(Box::new(streams.iter().copied().collect())))
+    let arrivals = Box::leak(Box::new(Arrivals::new(START.created)));
+    Batch::new(START, Box::leak(Box::new(streams.iter().copied().collect())), arrivals)
 }
 
 fn enqueue(id: u64) -> Change {

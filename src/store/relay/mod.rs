@@ -1,0 +1,38 @@
+//! The rows of the MPC router: messages and their deliveries, parties, sessions
+//! and session events.
+//!
+//! Owns the tables of `0002_relay.sql`. What may be changed is [`Change`]; how
+//! many ops share a transaction is in `batch.rs` (pure) and `flush.rs`; the
+//! rare changes are in `retention.rs` and `parties.rs`. States of a delivery
+//! only rise, and the first final one stays.
+
+pub(super) mod arrivals;
+pub(super) mod batch;
+mod change;
+mod deliveries;
+mod events;
+pub(super) mod flush;
+mod messages;
+mod parties;
+mod retention;
+mod sessions;
+
+pub use change::{Change, DeliveryState, NewEvent, NewMessage, RemoteState};
+pub use deliveries::{DeliveryRow, OpenDelivery, Unreported};
+pub use events::EventRow;
+pub use messages::{BodyBytes, MessageRow};
+pub use parties::{PartyRole, PartyRow};
+pub use retention::Expired;
+pub use sessions::SessionRow;
+
+pub(super) use events::head;
+pub(super) use retention::apply;
+
+/// Numbers as one bound value, for `IN (SELECT value FROM json_each(?))`.
+fn json(numbers: impl IntoIterator<Item = i64>) -> String {
+    let numbers: Vec<String> = numbers.into_iter().map(|number| number.to_string()).collect();
+    format!("[{}]", numbers.join(","))
+}
+
+#[cfg(test)]
+mod tests;

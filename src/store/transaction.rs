@@ -1,0 +1,136 @@
+//! What happens between BEGIN and COMMIT: the rows of many ops together, or one
+//! op with rare changes.
+//!
+//! Begins the transaction and never ends it, nor answers anybody: that is the
+//! writer's. What is known moves only after the commit, by what [`Written`]
+//! says.
+
+use super::{
+    batch::{Batch, Counters},
+    flush::flush,
+    node,
+    op::{Done, Op},
+    peers, rare,
+    relay::arrivals::{Arrivals, Given},
+    rows::Script,
+};
+use crate::{
+    error::Error,
+    types::{Mark, PeerId},
+};
+use sqlx::SqliteConnection;
+use std::collections::{BTreeMap, HashMap};
+
+const BEGIN: &str = "BEGIN IMMEDIATE";
+
+/// Why a change was not made.
+#[derive(Debug)]
+pub(super) enum Failure {
+    /// A guard of the op: nobody else's concern.
+    Refused(Error),
+    Sql(sqlx::Error),
+}
+
+impl From<sqlx::Error> for Failure {
+    fn from(cause: sqlx::Error) -> Self {
+        Self::Sql(cause)
+    }
+}
+
+/// What the file says, as of the last commit; so that guards are checked and
+/// numbers given without asking it.
+pub(super) struct Known {
+    pub(super) counters: Counters,
+    streams_in: HashMap<PeerId, Mark>,
+    arrivals: Arrivals,
+}
+
+impl Known {
+    pub(super) async fn read(connection: &mut SqliteConnection) -> Result<Self, sqlx::Error> {
+        let counters = node::counters(connection).await?;
+        let streams_in = peers::marks(connection).await?;
+        Ok(Self { counters, streams_in, arrivals: Arrivals::new(counters.created) })
+    }
+
+    /// Learns what a transaction did, after its commit.
+    pub(super) fn learn(&mut self, written: &Written) {
+        self.counters = written.counters;
+        self.streams_in.extend(&written.marked);
+        self.arrivals.advance(&written.given);
+    }
+}
+
+/// What a transaction will have done once it commits.
+pub(super) struct Written {
+    pub(super) results: Vec<Result<Done, Error>>,
+    pub(super) counters: Counters,
+    marked: BTreeMap<PeerId, Mark>,
+    pub(super) given: Given,
+}
+
+/// The rows of all ops, kind by kind. A refused op adds nothing.
+pub(super) async fn grouped(
+    connection: &mut SqliteConnection,
+    ops: &[&Op],
+    known: &Known,
+    full: Option<&Error>,
+) -> Result<Written, Failure> {
+    let mut batch = Batch::new(known.counters, &known.streams_in, &known.arrivals);
+    let admit = |(at, op): (usize, &&Op)| match full {
+        Some(refusal) if op.grows() => Err(refusal.clone()),
+        _ => batch.admit(&op.changes, at),
+    };
+    let mut results: Vec<Result<Done, Error>> = ops.iter().enumerate().map(admit).collect();
+    let mut script = Script::default();
+    script.add(BEGIN);
+    let gone = flush(connection, script, &batch).await?;
+    for (peer, settled) in &batch.settled {
+        if let (Ok(done), Some(gone)) = (&mut results[settled.done], gone.get(peer)) {
+            done.gone[settled.gone] = *gone;
+        }
+    }
+    Ok(Written { results, counters: batch.counters, marked: batch.marked, given: batch.relay.given })
+}
+
+/// One op with rare changes: each of them alone, those between them together.
+pub(super) async fn alone(
+    connection: &mut SqliteConnection,
+    op: &Op,
+    known: &Known,
+    full: Option<&Error>,
+) -> Result<Written, Failure> {
+    run(connection, BEGIN).await?;
+    let (mut counters, mut marked, mut given) = (known.counters, BTreeMap::new(), Given::default());
+    if let Some(refusal) = full.filter(|_| op.grows()) {
+        return Err(Failure::Refused(refusal.clone()));
+    }
+    let mut done = Done {
+        numbers: counters.number..counters.number,
+        cursors: counters.cursor..counters.cursor,
+        ..Done::default()
+    };
+    for changes in op.changes.chunk_by(|one, next| one.is_grouped() && next.is_grouped()) {
+        if let [rare] = changes
+            && !rare.is_grouped()
+        {
+            rare::apply(connection, rare, &mut done).await?;
+            continue;
+        }
+        let mut batch = Batch { marked, ..Batch::new(counters, &known.streams_in, &known.arrivals) };
+        batch.relay.given = given;
+        let mut admitted = batch.admit(changes, 0).map_err(Failure::Refused)?;
+        let gone = flush(connection, Script::default(), &batch).await?;
+        for (peer, settled) in &batch.settled {
+            admitted.gone[settled.gone] = gone.get(peer).copied().unwrap_or_default();
+        }
+        done.gone.append(&mut admitted.gone);
+        (counters, marked, given) = (batch.counters, batch.marked, batch.relay.given);
+    }
+    done.numbers.end = counters.number;
+    done.cursors.end = counters.cursor;
+    Ok(Written { results: vec![Ok(done)], counters, marked, given })
+}
+
+pub(super) async fn run(connection: &mut SqliteConnection, statement: &'static str) -> Result<(), sqlx::Error> {
+    sqlx::query(statement).execute(connection).await.map(|_| ())
+}
