@@ -94,7 +94,10 @@ impl Metrics {
                 &["side"],
             ),
             key_fetches: labelled("pillarbox_key_fetches_total", "Keys fetched, by result.", &["result"]),
-            messages_routed: plain("pillarbox_relay_messages_total", "Messages of parties of this node that were stored."),
+            messages_routed: plain(
+                "pillarbox_relay_messages_total",
+                "Messages of parties of this node that were stored.",
+            ),
             deliveries_expired: plain(
                 "pillarbox_relay_deliveries_expired_total",
                 "Deliveries that failed because their message expired.",

@@ -9,7 +9,7 @@ use crate::{
     admin::{self, metrics, socket},
     config::Config,
     error::Error,
-    federation::{Federation, NoLetters, Parts},
+    federation::{Federation, Parts},
     identity::{node_key::NodeKey, tokens::Tokens},
     metrics::Metrics,
     net::{

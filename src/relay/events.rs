@@ -133,12 +133,7 @@ impl Relay {
     }
 
     /// The rows of an event; who its session's parties are is settled with it.
-    fn event_op(
-        &self,
-        owner: PeerId,
-        event: SessionEvent,
-        parties: &[PartyRef],
-    ) -> Result<(Op, Announced), Error> {
+    fn event_op(&self, owner: PeerId, event: SessionEvent, parties: &[PartyRef]) -> Result<(Op, Announced), Error> {
         let now = Millis::now();
         let until = Millis(event.expires_at);
         let announced = self.router().announce(now, &event.session_id, owner, parties, until)?;
@@ -172,7 +167,8 @@ impl Relay {
             PeerId::SELF => names::show(&party.name, Some(&own)),
             peer => self.show(peer, &party.name),
         };
-        let peers: BTreeSet<PeerId> = parties.iter().map(|party| party.peer).filter(|peer| *peer != PeerId::SELF).collect();
+        let peers: BTreeSet<PeerId> =
+            parties.iter().map(|party| party.peer).filter(|peer| *peer != PeerId::SELF).collect();
         let letter = |peer: PeerId| {
             let theirs = tokens.iter().filter(|(party, _)| party.peer == peer);
             let event = SessionEvent {
@@ -188,7 +184,13 @@ impl Relay {
     /// An event of another server: what it changes here. All its names are
     /// qualified; a party of a server that is no peer cannot be reached from
     /// here and is left out.
-    pub(super) fn foreign_event(&self, peer: PeerId, server: &ServerId, event: SessionEvent, now: Millis) -> Result<Foreign, Error> {
+    pub(super) fn foreign_event(
+        &self,
+        peer: PeerId,
+        server: &ServerId,
+        event: SessionEvent,
+        now: Millis,
+    ) -> Result<Foreign, Error> {
         check(&event, now)?;
         if event.event_id.is_empty() || event.created_at <= 0 || event.expires_at <= 0 {
             return Err(Error::invalid("event: event_id, created_at and expires_at are set by the node that sends it"));

@@ -5,8 +5,11 @@
 use super::Relay;
 use crate::{
     error::Error,
-    store::{Change, ROWS_AN_OP, relay::Change as Row},
-    types::{Millis, PartyRef},
+    store::{
+        Change, ROWS_AN_OP,
+        relay::{BodyBytes, Change as Row},
+    },
+    types::{Millis, PartyRef, PeerId},
 };
 use std::time::Duration;
 use tokio::time::{sleep, timeout};
@@ -79,11 +82,16 @@ impl Relay {
             if done.freed.is_empty() {
                 return Ok(());
             }
-            let mut router = self.router();
-            for freed in done.freed {
-                let sender = PartyRef { peer: freed.origin, name: freed.sender };
-                router.freed(&freed.session, &sender, freed.bytes);
-            }
+            self.note_freed(done.freed);
+        }
+    }
+
+    /// The room of payloads that are gone may be taken again.
+    fn note_freed(&self, freed: Vec<BodyBytes>) {
+        let mut router = self.router();
+        for freed in freed {
+            let sender = PartyRef { peer: freed.origin, name: freed.sender };
+            router.freed(&freed.session, &sender, freed.bytes);
         }
     }
 
@@ -108,7 +116,7 @@ impl Relay {
     async fn sweep_once(&self) -> Result<(), Error> {
         self.write_touched().await?;
         let now = Millis::now();
-        let failed = self.repeat(|limit| Row::FailExpired { now, limit }).await?;
+        let failed = self.fail_expired(now).await?;
         if failed > 0 {
             tracing::info!(deliveries = failed, "messages expired before they were acknowledged");
             self.0.metrics.deliveries_expired.inc_by(failed);
@@ -129,15 +137,28 @@ impl Relay {
         Ok(())
     }
 
-    /// Repeats a change until it finds less than its limit; returns the rows.
-    async fn repeat(&self, change: impl Fn(usize) -> Row) -> Result<u64, Error> {
+    async fn fail_expired(&self, now: Millis) -> Result<u64, Error> {
         let mut total = 0;
         loop {
-            let done = self.0.store.submit(Change::Relay(change(ROWS_AN_OP))).await?;
-            let rows: u64 = done.gone.iter().map(|gone| gone.rows).sum();
-            total += rows;
-            if rows < ROWS_AN_OP as u64 {
+            let change = Row::FailExpired { now, limit: ROWS_AN_OP };
+            let expired = self.0.store.submit(Change::Relay(change)).await?.expired;
+            if expired.is_empty() {
                 return Ok(total);
+            }
+            total += expired.len() as u64;
+            for delivery in expired.into_iter().filter(|delivery| delivery.party.peer == PeerId::SELF) {
+                self.finished(&delivery.party.name, &delivery.session, delivery.seq, delivery.origin);
+            }
+        }
+    }
+
+    /// Repeats a change until it finds nothing more.
+    async fn repeat(&self, change: impl Fn(usize) -> Row) -> Result<(), Error> {
+        loop {
+            let done = self.0.store.submit(Change::Relay(change(ROWS_AN_OP))).await?;
+            self.note_freed(done.freed);
+            if done.gone.iter().all(|gone| gone.rows == 0) {
+                return Ok(());
             }
         }
     }

@@ -30,7 +30,7 @@ use crate::{
     metrics::Metrics,
     store::{
         Change, Store,
-        relay::{Change as Row, PartyRow, SessionRow},
+        relay::{Change as Row, PartyRole, PartyRow, SessionRow},
     },
     types::{Millis, PartyRef, PeerId},
 };
@@ -107,7 +107,12 @@ impl Streams {
 impl Relay {
     /// Reads what is kept. Ends when `stop` is cancelled; then wait for
     /// [`Relay::ended`].
-    pub async fn open_on(config: Config, store: Store, metrics: Metrics, stop: CancellationToken) -> Result<Self, Error> {
+    pub async fn open_on(
+        config: Config,
+        store: Store,
+        metrics: Metrics,
+        stop: CancellationToken,
+    ) -> Result<Self, Error> {
         let limits = Limits {
             recipients: events::PARTIES_MAX,
             session_bytes: config.session_max_bytes.as_u64(),
@@ -120,8 +125,7 @@ impl Relay {
             Saved { session, owner, settled, parties, until }
         });
         let stored = store.stored_bytes().await?.into_iter();
-        let stored =
-            stored.map(|row| (row.session, PartyRef { peer: row.origin, name: row.sender }, row.bytes));
+        let stored = stored.map(|row| (row.session, PartyRef { peer: row.origin, name: row.sender }, row.bytes));
         let router = Router::new(limits, config.retention, saved.collect(), stored);
         let presence = Presence::new(store.parties().await?);
         let newest = store.newest_message().await?;
@@ -225,7 +229,9 @@ impl Relay {
             Some(before) => row.registered_at = before.registered_at,
             None if count >= self.0.config.max_parties => {
                 let limit = self.0.config.max_parties;
-                return Err(Error::exhausted(format!("{limit} parties are registered; relay.max_parties is the limit")));
+                return Err(Error::exhausted(format!(
+                    "{limit} parties are registered; relay.max_parties is the limit"
+                )));
             }
             None => {}
         }
@@ -245,11 +251,11 @@ impl Relay {
         if !self.presence().seen(party, now) {
             return Err(Error::NotFound(format!("party_id: {party} is not registered; call RegisterParty first")));
         }
-        Ok((now, self.0.store.waiting(party, now).await?))
+        Ok((now, self.0.store.waiting(party).await?))
     }
 
     /// The registered parties, and whether each is online.
-    pub fn registered(&self, role: Option<&str>, only_online: bool) -> Vec<(PartyRow, bool)> {
+    pub fn registered(&self, role: Option<PartyRole>, only_online: bool) -> Vec<(PartyRow, bool)> {
         let now = Millis::now();
         let (presence, streams) = (self.presence(), self.streams());
         let online = |row: &PartyRow| {
@@ -313,7 +319,7 @@ impl Relay {
         let page = subscription.window().next_page()?;
         let covered = match subscription.session {
             Some(_) => BTreeSet::new(),
-            None => streams.subscriptions.covered(&subscription.party).into_iter().map(str::to_owned).collect(),
+            None => streams.subscriptions.covered(&subscription.party).map(str::to_owned).collect(),
         };
         Some((page, covered))
     }

@@ -3,10 +3,7 @@
 //! Pure. Kept in memory beside the rows; when a party was seen is written in
 //! passing, so that a heartbeat costs no commit.
 
-use crate::{
-    store::relay::PartyRow,
-    types::Millis,
-};
+use crate::{store::relay::PartyRow, types::Millis};
 use std::{
     collections::{BTreeMap, HashSet},
     time::Duration,

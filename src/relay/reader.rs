@@ -12,7 +12,7 @@ use super::{
 };
 use crate::{
     error::Error,
-    proto::mpc::router::v1::MPCMessage,
+    proto::mpc::router::v1::MpcMessage,
     store::{
         Change,
         relay::{Change as Row, OpenDelivery},
@@ -34,7 +34,7 @@ use tonic::Status;
 const PAGE_ROWS: usize = 64;
 const PAGE_BYTES: usize = 64 << 10;
 
-pub type MessageStream = Pin<Box<dyn Stream<Item = Result<MPCMessage, Status>> + Send>>;
+pub type MessageStream = Pin<Box<dyn Stream<Item = Result<MpcMessage, Status>> + Send>>;
 
 /// What the rest of the relay holds of a stream.
 pub struct Subscription {
@@ -113,7 +113,7 @@ impl Relay {
 
 impl Reader {
     /// The next message for the client; an error ends the stream.
-    async fn next(&mut self) -> Result<MPCMessage, Error> {
+    async fn next(&mut self) -> Result<MpcMessage, Error> {
         loop {
             if let Some(why) = self.subscription.why_ended() {
                 return Err(why);
@@ -132,7 +132,7 @@ impl Reader {
 
     /// `None`: it became final, or another subscription's, while it waited in
     /// the page.
-    fn hand_on(&self, row: OpenDelivery) -> Option<MPCMessage> {
+    fn hand_on(&self, row: OpenDelivery) -> Option<MpcMessage> {
         let mut window = self.subscription.window();
         if !window.holds(row.seq) {
             return None;
@@ -190,12 +190,9 @@ impl Reader {
         let rows = rows.inspect_err(|_| self.subscription.window().unread())?;
         let through = rows.last().map_or(page.after, |row| row.seq);
         let more = !rows.is_empty();
-        let mine: Vec<OpenDelivery> =
-            rows.into_iter().filter(|row| !covered.contains(&row.message.session)).collect();
-        let held: Vec<Held<'_>> = mine
-            .iter()
-            .map(|row| Held { seq: row.seq, session: &row.message.session, retries: row.retries })
-            .collect();
+        let mine: Vec<OpenDelivery> = rows.into_iter().filter(|row| !covered.contains(&row.message.session)).collect();
+        let held: Vec<Held<'_>> =
+            mine.iter().map(|row| Held { seq: row.seq, session: &row.message.session, retries: row.retries }).collect();
         let fresh = self.subscription.window().read(&held, through, more);
         self.page.extend(mine.into_iter().filter(|row| fresh.binary_search(&row.seq).is_ok()));
         Ok(more)

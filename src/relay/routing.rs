@@ -95,7 +95,9 @@ impl Relay {
         let mut to = Vec::with_capacity(route.to.len());
         if route.to.len() > PARTIES_MAX {
             let given = route.to.len();
-            return Err(Error::invalid(format!("to_parties: {given}; a message goes to at most {PARTIES_MAX} parties")));
+            return Err(Error::invalid(format!(
+                "to_parties: {given}; a message goes to at most {PARTIES_MAX} parties"
+            )));
         }
         for (at, text) in route.to.iter().enumerate() {
             to.push(self.recipient(&format!("to_parties[{at}]"), text).await?);
@@ -166,7 +168,10 @@ impl Relay {
             return Err(error);
         }
         self.0.metrics.messages_routed.inc();
-        self.wake(&route.session, routed.recipients.iter().filter(|party| party.peer == PeerId::SELF).map(|party| &*party.name));
+        self.wake(
+            &route.session,
+            routed.recipients.iter().filter(|party| party.peer == PeerId::SELF).map(|party| &*party.name),
+        );
         Ok(id)
     }
 

@@ -5,9 +5,9 @@
 
 use super::{
     Relay,
+    events::EventStream,
     names::{self, Name},
     reader::MessageStream,
-    events::EventStream,
     routing::Route,
     status::{Acknowledgement, Status as MessageStatus},
 };
@@ -23,7 +23,7 @@ use crate::{
         SubscribeSessionEventsRequest,
         message_router_server::{MessageRouter, MessageRouterServer},
     },
-    store::relay::PartyRow,
+    store::relay::{PartyRole, PartyRow},
     types::Millis,
 };
 use prost::Message;
@@ -35,7 +35,6 @@ use tonic::{Request, Response, Status, metadata::MetadataMap};
 pub const PAYLOAD_MAX: usize = (4 << 20) - (64 << 10);
 /// The request around the payload.
 const REQUEST_MAX: usize = 5 << 20;
-const ROLES: [&str; 3] = ["persistent", "delegate", "temporary"];
 const KEY_MAX: usize = 256;
 /// Version, channels, message type and error text.
 const TEXT_MAX: usize = 1_024;
@@ -66,7 +65,11 @@ impl Service {
         let Name { name, server } = self.relay.name(field, text)?;
         if let Some(server) = server {
             let text = format!("{field}: {name}@{server} is not a party of this server; it calls its own");
-            return Err(if matches!(caller, Principal::Service(_)) { Error::Invalid(text) } else { Error::Denied(text) });
+            return Err(if matches!(caller, Principal::Service(_)) {
+                Error::Invalid(text)
+            } else {
+                Error::Denied(text)
+            });
         }
         match caller {
             Principal::Service(_) => Ok(name),
@@ -81,6 +84,17 @@ fn check_text(field: &str, text: &str) -> Result<(), Error> {
         0..=TEXT_MAX => Ok(()),
         length => Err(Error::invalid(format!("{field}: {length} bytes; the limit is {TEXT_MAX}"))),
     }
+}
+
+fn role_of(field: &str, text: &str) -> Result<PartyRole, Error> {
+    PartyRole::of(text)
+        .ok_or_else(|| Error::invalid(format!("{field}: {text:?}; it is persistent, delegate or temporary")))
+}
+
+/// A way to reach a party; empty: none.
+fn channel(field: &str, text: String) -> Result<Option<String>, Error> {
+    check_text(&format!("notification.{field}"), &text)?;
+    Ok(Some(text).filter(|text| !text.is_empty()))
 }
 
 /// The key under which a call may be repeated.
@@ -180,15 +194,11 @@ impl MessageRouter for Service {
         let caller = self.caller(request.metadata()).await?;
         let RegisterPartyRequest { party_id, party_role: role, version, notification } = request.into_inner();
         let name = self.act_as(&caller, "party_id", &party_id)?;
-        if !ROLES.contains(&role.as_str()) {
-            return Err(Error::invalid(format!("party_role: {role:?}; it is one of {}", ROLES.join(", "))).into());
-        }
+        let role = role_of("party_role", &role)?;
         let NotificationChannel { email, phone, push_token } = notification.unwrap_or_default();
-        let texts =
-            [("version", &version), ("email", &email), ("phone", &phone), ("push_token", &push_token)];
-        for (field, text) in texts {
-            check_text(field, text)?;
-        }
+        let (email, phone, push_token) =
+            (channel("email", email)?, channel("phone", phone)?, channel("push_token", push_token)?);
+        check_text("version", &version)?;
         let now = Millis::now();
         let row = PartyRow { name, role, version, email, phone, push_token, registered_at: now, last_seen_at: now };
         let (row, again) = self.relay.register(row).await?;
@@ -246,11 +256,11 @@ impl MessageRouter for Service {
     ) -> Result<Response<GetRegisteredPartiesResponse>, Status> {
         let caller = self.caller(request.metadata()).await?;
         let GetRegisteredPartiesRequest { role_filter, only_online } = request.into_inner();
-        let role = Some(role_filter).filter(|role| !role.is_empty());
-        if let Some(role) = role.as_ref().filter(|role| !ROLES.contains(&role.as_str())) {
-            return Err(Error::invalid(format!("role_filter: {role:?}; it is one of {}", ROLES.join(", "))).into());
-        }
-        let found = self.relay.registered(role.as_deref(), only_online);
+        let role = match role_filter.is_empty() {
+            true => None,
+            false => Some(role_of("role_filter", &role_filter)?),
+        };
+        let found = self.relay.registered(role, only_online);
         let parties: Vec<RegisteredParty> = found
             .into_iter()
             .map(|(row, online)| {
@@ -261,11 +271,15 @@ impl MessageRouter for Service {
                 let PartyRow { name, role, email, phone, push_token, registered_at, last_seen_at, .. } = row;
                 RegisteredParty {
                     party_id: name,
-                    role,
+                    role: role.as_str().into(),
                     online,
                     registered_at: registered_at.0,
                     last_seen_at: last_seen_at.0,
-                    notification: may_see.then_some(NotificationChannel { email, phone, push_token }),
+                    notification: may_see.then(|| NotificationChannel {
+                        email: email.unwrap_or_default(),
+                        phone: phone.unwrap_or_default(),
+                        push_token: push_token.unwrap_or_default(),
+                    }),
                 }
             })
             .collect();
@@ -285,5 +299,5 @@ fn session(id: String) -> Result<Option<String>, Error> {
 
 /// The party asked to be told elsewhere when something waits for it.
 pub fn is_offline(row: &PartyRow) -> bool {
-    [&row.email, &row.phone, &row.push_token].iter().any(|channel| !channel.is_empty())
+    row.email.is_some() || row.phone.is_some() || row.push_token.is_some()
 }

@@ -5,11 +5,14 @@
 //! something was handed to a subscriber is written in passing, and told from
 //! memory until then.
 
-use super::{Relay, routing::{message_id, read_message_id}};
+use super::{
+    Relay,
+    routing::{message_id, read_message_id},
+};
 use crate::{
     error::Error,
     identity::principal::Principal,
-    proto::mpc::router::v1::{MPCMessage, MessageDeliveryStatus},
+    proto::mpc::router::v1::{MessageDeliveryStatus, MpcMessage},
     store::{
         Change,
         relay::{Change as Row, DeliveryRow, DeliveryState, MessageRow, OpenDelivery},
@@ -79,7 +82,8 @@ impl Relay {
     async fn find(&self, id: &str, session: Option<&str>) -> Result<Vec<MessageRow>, Error> {
         let mut found = self.0.store.remote_messages(id).await?;
         if let Some((number, tag)) = read_message_id(id) {
-            found.extend(self.0.store.message(number).await?.filter(|row| row.origin == PeerId::SELF && row.tag == tag));
+            found
+                .extend(self.0.store.message(number).await?.filter(|row| row.origin == PeerId::SELF && row.tag == tag));
         }
         found.retain(|row| session.is_none_or(|session| row.session == session));
         Ok(found)
@@ -154,7 +158,8 @@ impl Relay {
         match caller {
             Principal::Service(_) => true,
             Principal::Party(own) => {
-                is(own, message.origin, &message.sender) || rows.iter().any(|row| is(own, row.party.peer, &row.party.name))
+                is(own, message.origin, &message.sender)
+                    || rows.iter().any(|row| is(own, row.party.peer, &row.party.name))
             }
             _ => false,
         }
@@ -178,7 +183,7 @@ impl Relay {
 
     /// What a party has not acknowledged, accepted here after a moment (ms),
     /// oldest first: at most 1 MiB, or one message.
-    pub async fn pending(&self, party: &str, session: Option<&str>, after: i64) -> Result<Vec<MPCMessage>, Error> {
+    pub async fn pending(&self, party: &str, session: Option<&str>, after: i64) -> Result<Vec<MpcMessage>, Error> {
         let rows = self.0.store.pending_page(party, session, after, Millis::now(), PENDING_BYTES).await?;
         let now = Millis::now();
         for row in &rows {
@@ -188,9 +193,13 @@ impl Relay {
     }
 
     /// A message as a recipient of this node sees it.
-    pub(super) fn message(&self, row: OpenDelivery) -> MPCMessage {
-        MPCMessage {
-            message_id: row.message.remote_id.clone().unwrap_or_else(|| message_id(row.message.number, row.message.tag)),
+    pub(super) fn message(&self, row: OpenDelivery) -> MpcMessage {
+        MpcMessage {
+            message_id: row
+                .message
+                .remote_id
+                .clone()
+                .unwrap_or_else(|| message_id(row.message.number, row.message.tag)),
             from_party: self.show(row.message.origin, &row.message.sender),
             session_id: row.message.session,
             is_broadcast: row.message.broadcast,

@@ -5,7 +5,7 @@ use pillarbox::{
     net::link::Link,
     proto::mpc::router::v1::{
         AcknowledgeMessageRequest, GetMessageStatusRequest, GetMessageStatusResponse, GetPendingMessagesRequest,
-        HeartbeatRequest, HeartbeatResponse, MPCMessage, PublishSessionEventRequest, RegisterPartyRequest,
+        HeartbeatRequest, HeartbeatResponse, MpcMessage, PublishSessionEventRequest, RegisterPartyRequest,
         RouteMessageRequest, SessionEvent, SubscribeMessagesRequest, SubscribeSessionEventsRequest,
         message_router_client::MessageRouterClient,
     },
@@ -85,7 +85,7 @@ impl Party {
         Ok(answer.message)
     }
 
-    pub async fn pending(&self, session: &str, after_timestamp: i64) -> Result<Vec<MPCMessage>, Status> {
+    pub async fn pending(&self, session: &str, after_timestamp: i64) -> Result<Vec<MpcMessage>, Status> {
         let request =
             GetPendingMessagesRequest { session_id: session.into(), party_id: self.name.clone(), after_timestamp };
         Ok(self.client.clone().get_pending_messages(self.request(request)).await?.into_inner().messages)
@@ -131,8 +131,7 @@ impl Party {
 
     pub async fn events_after(&self, types: &[&str], after: Option<&str>) -> Result<Events, Status> {
         let event_types = types.iter().map(|kind| (*kind).to_owned()).collect();
-        let mut request =
-            self.request(SubscribeSessionEventsRequest { party_id: self.name.clone(), event_types });
+        let mut request = self.request(SubscribeSessionEventsRequest { party_id: self.name.clone(), event_types });
         if let Some(after) = after {
             request.metadata_mut().insert("after-event-id", after.parse().unwrap());
         }
@@ -141,10 +140,10 @@ impl Party {
 }
 
 /// Messages as they come.
-pub struct Messages(pub Streaming<MPCMessage>);
+pub struct Messages(pub Streaming<MpcMessage>);
 
 impl Messages {
-    pub async fn next(&mut self) -> Result<MPCMessage, Status> {
+    pub async fn next(&mut self) -> Result<MpcMessage, Status> {
         let message = timeout(LONG, self.0.message()).await.expect("no message came")?;
         message.ok_or_else(|| Status::new(Code::Ok, "the stream ended"))
     }

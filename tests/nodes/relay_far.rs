@@ -34,8 +34,8 @@ async fn a_message_crosses_and_what_becomes_of_it_comes_back() {
     bob.acknowledge(&id, true, "").await.unwrap();
     let carol = Party::of(&b, "carol").await;
     carol.acknowledge(&id, false, "bad share").await.unwrap();
-    let mut states =
-        [(at("bob", &b), "acknowledged"), (at("carol", &b), "failed"), ("dave".into(), "pending")].map(|(p, s)| (p, s.to_owned()));
+    let mut states = [(at("bob", &b), "acknowledged"), (at("carol", &b), "failed"), ("dave".into(), "pending")]
+        .map(|(p, s)| (p, s.to_owned()));
     states.sort();
     eventually!(alice.states(&id).await == states);
     // The recipient's node tells its own parties the same.
@@ -125,6 +125,6 @@ async fn a_dropped_queue_fails_its_deliveries() {
     drop(bob);
     b.stop().await;
     let id = alice.route("s", &[&to], b"x").await.unwrap();
-    a.federation().remove_peer(&b.id).await.unwrap();
+    a.federation().remove_peer(&a.peer(&b.id)).await.unwrap();
     eventually!(alice.states(&id).await == [(to.clone(), "failed".to_owned())]);
 }

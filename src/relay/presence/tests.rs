@@ -1,15 +1,16 @@
 //! Tests of `relay/presence`.
 
 use super::*;
+use crate::store::relay::PartyRole;
 
 fn row(name: &str, at: i64) -> PartyRow {
     PartyRow {
         name: name.into(),
-        role: "persistent".into(),
+        role: PartyRole::Persistent,
         version: String::new(),
-        email: String::new(),
-        phone: String::new(),
-        push_token: String::new(),
+        email: None,
+        phone: None,
+        push_token: None,
         registered_at: Millis(at),
         last_seen_at: Millis(at),
     }

@@ -101,6 +101,8 @@ CREATE TABLE party (
 CREATE TABLE session (
     session TEXT    PRIMARY KEY,
     owner   INTEGER,
+    -- An event named its parties.
+    settled INTEGER NOT NULL CHECK (settled IN (0, 1)),
     until   INTEGER NOT NULL
 ) STRICT, WITHOUT ROWID;
 

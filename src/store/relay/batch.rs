@@ -20,7 +20,6 @@ use std::collections::{BTreeMap, BTreeSet, btree_map::Entry};
 
 #[derive(Debug)]
 pub(super) struct Message {
-    pub(super) number: u64,
     pub(super) new: Box<NewMessage>,
     pub(super) recipients: usize,
 }
@@ -81,8 +80,9 @@ pub(super) struct Session {
 
 #[derive(Debug)]
 pub(super) struct PutSession {
-    /// `Some`: its parties are replaced.
     pub(super) owner: Option<PeerId>,
+    /// Its parties are replaced.
+    pub(super) settled: bool,
     pub(super) until: Millis,
     pub(super) parties: BTreeSet<PartyRef>,
 }
@@ -148,7 +148,7 @@ impl<'a> Batch<'a> {
 
     /// It took numbers.
     pub(in crate::store) fn is_numbered(&self) -> bool {
-        !self.messages.is_empty() || !self.events.is_empty()
+        !self.deliveries.is_empty() || !self.events.is_empty()
     }
 
     /// The changes that follow are another op's.
@@ -164,7 +164,7 @@ impl<'a> Batch<'a> {
             Change::Message(new) => {
                 self.given.accepted_at = self.given.accepted_at.max(new.accepted_at.0);
                 self.current = Some(self.messages.len());
-                self.messages.push(Message { number: next, new: new.clone(), recipients: 0 });
+                self.messages.push(Message { new: new.clone(), recipients: 0 });
             }
             Change::Deliver { party } => self.deliver(party, next, counters),
             Change::Idempotent { caller, key, digest } => {
@@ -173,7 +173,7 @@ impl<'a> Batch<'a> {
                     caller: caller.clone(),
                     key: key.clone(),
                     digest: *digest,
-                    message: message.number,
+                    message: message.new.number,
                 }));
             }
             Change::Sent { seq, at, retries } if *seq < next => {
@@ -191,7 +191,7 @@ impl<'a> Batch<'a> {
                     first.insert(Finish { state, at: *at, error: error.clone() });
                 }
             }
-            Change::RemoteState(told) if told.message < next && told.party.peer != PeerId::SELF => self.tell(told),
+            Change::RemoteState(told) if told.party.peer != PeerId::SELF => self.tell(told),
             Change::Reported { seq, state } if *seq < next => {
                 let reported = self.reported.entry(*seq).or_insert(*state);
                 *reported = (*reported).max(*state);
@@ -202,7 +202,10 @@ impl<'a> Batch<'a> {
             Change::Announced { session, owner, parties, until } => {
                 let put = self.put_session(session, *until);
                 put.owner = Some(*owner);
-                put.parties = parties.iter().cloned().collect();
+                if let Some(parties) = parties {
+                    put.settled = true;
+                    put.parties = parties.iter().cloned().collect();
+                }
             }
             Change::TouchSessions(touches) => {
                 for (session, until) in touches {
@@ -270,7 +273,12 @@ impl<'a> Batch<'a> {
 
     fn put_session(&mut self, session: &str, until: Millis) -> &mut PutSession {
         let session = self.sessions.entry(session.to_owned()).or_default();
-        let put = session.put.get_or_insert_with(|| PutSession { owner: None, until, parties: BTreeSet::new() });
+        let put = session.put.get_or_insert_with(|| PutSession {
+            owner: None,
+            settled: false,
+            until,
+            parties: BTreeSet::new(),
+        });
         put.until = put.until.max(until);
         put
     }

@@ -21,6 +21,16 @@ pub enum DeliveryState {
 }
 
 impl DeliveryState {
+    /// As the contract writes it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Pending => "pending",
+            Self::Delivered => "delivered",
+            Self::Acknowledged => "acknowledged",
+            Self::Failed => "failed",
+        }
+    }
+
     pub fn is_final(self) -> bool {
         self >= Self::Acknowledged
     }
@@ -40,6 +50,9 @@ impl DeliveryState {
 /// A message as it is accepted.
 #[derive(Debug, Clone, PartialEq)]
 pub struct NewMessage {
+    /// Given by its maker, never twice: parcels name the message by it before
+    /// it is on disk.
+    pub number: u64,
     /// Whose server took it from its sender.
     pub origin: PeerId,
     /// The id its origin gave it; `None` exactly for a message of this node.
@@ -92,7 +105,7 @@ pub struct RemoteState {
 /// nothing happens then.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Change {
-    /// Takes a number. Nothing stays of it, its `Deliver`s and so on when it is
+    /// Nothing stays of it, its `Deliver`s and so on when it is
     /// another server's and `(origin, remote_id)` is there already; the numbers
     /// are used up all the same.
     Message(Box<NewMessage>),
@@ -115,15 +128,18 @@ pub enum Change {
     Finish { seq: u64, message: u64, failed: bool, at: Millis, error: String },
     /// Only rises, as by `Sent` and `Finish`.
     RemoteState(Box<RemoteState>),
+    /// The parcel with a message did not arrive: its deliveries to parties of
+    /// that server that are not final failed. Rare.
+    FailRemote { message: u64, peer: PeerId, at: Millis, error: String },
     /// The origin of the message was told so much. Only rises.
     Reported { seq: u64, state: DeliveryState },
 
     /// Adds a party to a session, which is made (without an owner) if missing.
     /// `until` only rises.
     Joined { session: String, party: PartyRef, until: Millis },
-    /// Sets the owner of a session and replaces its parties; makes it if
-    /// missing. `until` only rises.
-    Announced { session: String, owner: PeerId, parties: Vec<PartyRef>, until: Millis },
+    /// Sets the owner of a session, and settles its parties if it names some;
+    /// makes it if missing. `until` only rises.
+    Announced { session: String, owner: PeerId, parties: Option<Vec<PartyRef>>, until: Millis },
     /// `until` of sessions that are there rises.
     TouchSessions(Vec<(String, Millis)>),
     /// Takes a number. A repeat of `(owner, session, event_id)` leaves nothing
@@ -170,6 +186,7 @@ impl Change {
         !matches!(
             self,
             Self::PutParty(_)
+                | Self::FailRemote { .. }
                 | Self::FailExpired { .. }
                 | Self::FreeBodies { .. }
                 | Self::TrimMessages { .. }
@@ -180,7 +197,7 @@ impl Change {
 
     /// How many numbers of the writer it takes.
     pub(in crate::store) fn numbers(&self) -> u64 {
-        u64::from(matches!(self, Self::Message(_) | Self::Deliver { .. } | Self::Event(_)))
+        u64::from(matches!(self, Self::Deliver { .. } | Self::Event(_)))
     }
 
     /// Bytes of bodies and texts, and of the rows of a list.
@@ -195,10 +212,10 @@ impl Change {
             }
             Self::Deliver { party } => party.name.len(),
             Self::Idempotent { caller, key, .. } => caller.len() + key.len(),
-            Self::Finish { error, .. } => error.len(),
+            Self::Finish { error, .. } | Self::FailRemote { error, .. } => error.len(),
             Self::RemoteState(told) => told.party.name.len() + told.error.len(),
             Self::Joined { session, party, .. } => session.len() + party.name.len(),
-            Self::Announced { session, parties: list, .. } => session.len() + parties(list),
+            Self::Announced { session, parties: list, .. } => session.len() + list.as_deref().map_or(0, parties),
             Self::TouchSessions(list) | Self::TouchParties(list) => touches(list),
             Self::Event(new) => {
                 let named = new.local_parties.as_deref().map_or(0, names);

@@ -198,7 +198,7 @@ pub(super) const WAITING: &str = "SELECT count(*) FROM delivery WHERE party = $1
 pub(super) const UNREPORTED: &str =
     "SELECT d.seq, m.origin, m.remote_id, d.party, d.state, d.delivered_at, d.finished_at, d.retries, d.error
      FROM delivery d CROSS JOIN message m ON m.number = d.message
-     WHERE d.state > d.reported ORDER BY d.seq LIMIT $1";
+     WHERE d.state > d.reported AND d.seq > $1 ORDER BY d.seq LIMIT $2";
 
 impl Store {
     /// All recipients of a message, in the order they were given.
@@ -212,6 +212,21 @@ impl Store {
         .await
         .map_err(error)?;
         found.into_iter().map(delivery).collect()
+    }
+
+    /// The delivery of a message to one recipient.
+    pub async fn delivery(&self, message: u64, party: &PartyRef) -> Result<Option<DeliveryRow>, Error> {
+        let found: Option<DeliveryColumns> = sqlx::query_as(
+            "SELECT seq, message, peer, party, created_at, state, delivered_at, finished_at, retries, error
+             FROM delivery WHERE message = $1 AND peer = $2 AND party = $3",
+        )
+        .bind(bits(message))
+        .bind(party.peer.0)
+        .bind(party.name.as_str())
+        .fetch_optional(&self.readers)
+        .await
+        .map_err(error)?;
+        found.map(delivery).transpose()
     }
 
     /// What is not final and not expired for a party of this node after a seq,
@@ -279,10 +294,14 @@ impl Store {
     }
 
     /// States of deliveries here, of messages of other servers, that their
-    /// origin has not been told; oldest delivery first.
-    pub async fn unreported(&self, limit: usize) -> Result<Vec<Unreported>, Error> {
-        let found: Vec<UnreportedColumns> =
-            sqlx::query_as(UNREPORTED).bind(count(limit)).fetch_all(&self.readers).await.map_err(error)?;
+    /// origin has not been told: those after a number, oldest delivery first.
+    pub async fn unreported(&self, after: u64, limit: usize) -> Result<Vec<Unreported>, Error> {
+        let found: Vec<UnreportedColumns> = sqlx::query_as(UNREPORTED)
+            .bind(counter(after))
+            .bind(count(limit))
+            .fetch_all(&self.readers)
+            .await
+            .map_err(error)?;
         found.into_iter().map(unreported).collect()
     }
 }
@@ -312,7 +331,7 @@ pub(super) fn insert(script: &mut Script, batch: &Batch<'_>) {
             let message = &batch.messages[row.message];
             let told = row.party.peer == PeerId::SELF && !message.is_local();
             let reported = if told { DeliveryState::Pending } else { DeliveryState::Failed };
-            script.bind(bits(row.seq)).bind(bits(message.number)).bind(message.new.session.clone());
+            script.bind(bits(row.seq)).bind(bits(message.new.number)).bind(message.new.session.clone());
             script.bind(row.party.peer.0).bind(row.party.name.clone()).bind(row.created_at).bind(reported.code());
         });
     }

@@ -116,6 +116,13 @@ impl Store {
         Ok(found.map(MessageRow::from))
     }
 
+    /// The number of the newest message; 0: none.
+    pub async fn newest_message(&self) -> Result<u64, Error> {
+        let found: Option<i64> =
+            sqlx::query_scalar("SELECT max(number) FROM message").fetch_one(&self.readers).await.map_err(error)?;
+        Ok(unbits(found.unwrap_or(0)))
+    }
+
     /// The messages of other servers with this id: more than one when several
     /// servers gave the same, and no more than `ROWS_AN_OP`.
     pub async fn remote_messages(&self, remote_id: &str) -> Result<Vec<MessageRow>, Error> {
@@ -187,7 +194,7 @@ pub(super) fn insert(script: &mut Script, batch: &Batch<'_>) {
     for (many, bodies, rows) in [(&LOCAL, &LOCAL_BODY, local), (&REMOTE, &REMOTE_BODY, remote)] {
         many.write(script, &rows, |script, row| bind(script, row));
         bodies.write(script, &rows, |script, row| {
-            script.bind(bits(row.number)).bind(row.new.body.to_vec());
+            script.bind(bits(row.new.number)).bind(row.new.body.to_vec());
         });
     }
 }
@@ -203,7 +210,7 @@ fn insert_messages(tail: &str) -> ManyRows {
 
 fn bind(script: &mut Script, row: &Message) {
     let new = &row.new;
-    script.bind(bits(row.number)).bind(bits(new.tag)).bind(new.origin.0).bind(new.remote_id.clone());
+    script.bind(bits(row.new.number)).bind(bits(new.tag)).bind(new.origin.0).bind(new.remote_id.clone());
     script.bind(new.session.clone()).bind(new.sender.clone()).bind(new.broadcast).bind(new.round);
     script.bind(new.kind.clone()).bind(new.accepted_at.0).bind(new.expires_at.0).bind(count(new.body.len()));
     script.bind(count(row.recipients)).bind(count(row.recipients));

@@ -24,6 +24,18 @@ impl Named for PartyRole {
         &[(Self::Persistent, "persistent"), (Self::Delegate, "delegate"), (Self::Temporary, "temporary")];
 }
 
+impl PartyRole {
+    /// As the contract writes it.
+    pub fn as_str(self) -> &'static str {
+        self.name()
+    }
+
+    /// `None`: there is no such role.
+    pub fn of(text: &str) -> Option<Self> {
+        Self::NAMES.iter().find(|(_, name)| *name == text).map(|(role, _)| *role)
+    }
+}
+
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PartyRow {
     /// Without the server.

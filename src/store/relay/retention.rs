@@ -8,7 +8,7 @@ use crate::{
     error::Error,
     store::{
         op::{Done, Gone, ROWS_AN_OP},
-        rows::{count, page_len, unbits},
+        rows::{bits, count, page_len, unbits},
         transaction::Failure,
     },
     types::{Millis, PartyRef, PeerId},
@@ -43,6 +43,9 @@ pub(in crate::store) async fn apply(
 ) -> Result<(), Failure> {
     match change {
         Change::PutParty(row) => parties::put(connection, row).await?,
+        Change::FailRemote { message, peer, at, error } => {
+            done.gone.push(fail_remote(connection, *message, *peer, *at, error).await?);
+        }
         Change::FailExpired { now, limit } => done.expired.extend(fail(connection, *now, *limit).await?),
         Change::FreeBodies { limit } => {
             let (gone, freed) = free(connection, *limit).await?;
@@ -64,6 +67,36 @@ pub(in crate::store) async fn apply(
         _ => return Err(Failure::Refused(Error::internal("a grouped change among the rare ones"))),
     }
     Ok(())
+}
+
+/// `rows`: how many deliveries failed.
+async fn fail_remote(
+    connection: &mut SqliteConnection,
+    message: u64,
+    peer: PeerId,
+    at: Millis,
+    error: &str,
+) -> Result<Gone, sqlx::Error> {
+    if peer == PeerId::SELF {
+        return Ok(Gone::default());
+    }
+    let failed = sqlx::query(
+        "UPDATE delivery SET state = 3, finished_at = $3, error = $4
+         WHERE message = $1 AND peer = $2 AND finished_at IS NULL",
+    )
+    .bind(bits(message))
+    .bind(peer.0)
+    .bind(at.0)
+    .bind(error)
+    .execute(&mut *connection)
+    .await?
+    .rows_affected();
+    sqlx::query("UPDATE message SET open = open - $2 WHERE number = $1")
+        .bind(bits(message))
+        .bind(bits(failed))
+        .execute(connection)
+        .await?;
+    Ok(Gone { rows: failed, bytes: 0 })
 }
 
 async fn fail(connection: &mut SqliteConnection, now: Millis, limit: usize) -> Result<Vec<Expired>, sqlx::Error> {

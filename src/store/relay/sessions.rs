@@ -16,6 +16,8 @@ pub struct SessionRow {
     pub session: String,
     /// Who announced it; `None`: nobody.
     pub owner: Option<PeerId>,
+    /// An event named its parties; else they came by themselves.
+    pub settled: bool,
     pub until: Millis,
     /// By server and name.
     pub parties: Vec<PartyRef>,
@@ -24,8 +26,8 @@ pub struct SessionRow {
 impl Store {
     /// All of them, by name. For the start.
     pub async fn sessions(&self) -> Result<Vec<SessionRow>, Error> {
-        let sessions: Vec<(String, Option<i64>, i64)> =
-            sqlx::query_as("SELECT session, owner, until FROM session ORDER BY session")
+        let sessions: Vec<(String, Option<i64>, bool, i64)> =
+            sqlx::query_as("SELECT session, owner, settled, until FROM session ORDER BY session")
                 .fetch_all(&self.readers)
                 .await
                 .map_err(error)?;
@@ -38,9 +40,9 @@ impl Store {
         for (session, peer, name) in parties {
             members.entry(session).or_default().push(PartyRef { peer: PeerId(peer), name });
         }
-        let row = |(session, owner, until): (String, Option<i64>, i64)| {
+        let row = |(session, owner, settled, until): (String, Option<i64>, bool, i64)| {
             let parties = members.remove(&session).unwrap_or_default();
-            SessionRow { session, owner: owner.map(PeerId), until: Millis(until), parties }
+            SessionRow { session, owner: owner.map(PeerId), settled, until: Millis(until), parties }
         };
         Ok(sessions.into_iter().map(row).collect())
     }
@@ -69,14 +71,15 @@ pub(super) fn write(script: &mut Script, batch: &Batch<'_>) {
 fn write_sessions(script: &mut Script, put: &[(&String, &PutSession)]) {
     static PUT: LazyLock<ManyRows> = LazyLock::new(|| {
         ManyRows::new(
-            "INSERT INTO session (session, owner, until) VALUES",
-            "(?, ?, ?)",
+            "INSERT INTO session (session, owner, settled, until) VALUES",
+            "(?, ?, ?, ?)",
             "ON CONFLICT (session) DO UPDATE
-             SET owner = coalesce(excluded.owner, session.owner), until = max(session.until, excluded.until)",
+             SET owner = coalesce(excluded.owner, session.owner),
+                 settled = max(session.settled, excluded.settled), until = max(session.until, excluded.until)",
         )
     });
     PUT.write(script, put, |script, (session, put)| {
-        script.bind((*session).clone()).bind(put.owner.map(|owner| owner.0)).bind(put.until.0);
+        script.bind((*session).clone()).bind(put.owner.map(|owner| owner.0)).bind(put.settled).bind(put.until.0);
     });
 }
 
@@ -86,7 +89,7 @@ fn write_parties(script: &mut Script, put: &[(&String, &PutSession)]) {
     static ADD: LazyLock<ManyRows> = LazyLock::new(|| {
         ManyRows::new("INSERT INTO session_party (session, peer, party) VALUES", "(?, ?, ?)", "ON CONFLICT DO NOTHING")
     });
-    let announced: Vec<_> = put.iter().filter(|(_, put)| put.owner.is_some()).collect();
+    let announced: Vec<_> = put.iter().filter(|(_, put)| put.settled).collect();
     CLEAR.write(script, &announced, |script, (session, _)| {
         script.bind((*session).clone());
     });
