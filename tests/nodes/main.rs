@@ -12,6 +12,7 @@ mod hrpc;
 mod input;
 mod mailroom;
 mod outage;
+mod parcels;
 mod stock;
 mod tls;
 mod trust;
