@@ -139,13 +139,10 @@ impl Federation {
         }
         match letter.direction {
             Direction::Out => {
-                let takes_parcels = |peer: Arc<Peer>| peer.row().parcels;
                 if parcels::read(&letter.body).is_some()
-                    && !self.0.registry.by_row(letter.peer).is_none_or(takes_parcels)
+                    && let Some(server) = self.server_of(letter.peer)
                 {
-                    return Err(Error::Precondition(format!(
-                        "dead letter {id} is a parcel, and its server takes none"
-                    )));
+                    self.parcel_peer(&server).await?;
                 }
                 let row = getrandom::u64().map_err(Error::internal)?;
                 let stored_at = Millis::now();

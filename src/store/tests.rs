@@ -557,12 +557,40 @@ async fn closing_commits_what_waits_and_empties_the_wal() {
 }
 
 #[tokio::test]
+async fn dead_letters_are_read_in_bounded_pages_and_those_sent_also_oldest_first() {
+    let (_dir, store) = store().await;
+    let letter = |direction, size: usize| {
+        Change::Bury(DeadLetter {
+            peer: PEER,
+            direction,
+            reason: "dropped".into(),
+            died_at: Millis(1),
+            number: 1,
+            last_number: 1,
+            row_id: 1,
+            body: vec![7; size].into(),
+        })
+    };
+    assert_eq!(store.newest_dead(PEER).await.unwrap(), 0);
+    let sizes = [(Direction::Out, 700_000), (Direction::In, 9), (Direction::Out, 0), (Direction::Out, 700_000)];
+    store.submit(sizes.map(|(direction, size)| letter(direction, size)).to_vec()).await.unwrap();
+    assert_eq!((store.newest_dead(PEER).await.unwrap(), store.newest_dead(OTHER).await.unwrap()), (4, 0));
+    let ids = |page: Vec<DeadRow>| page.iter().map(|row| row.id).collect::<Vec<_>>();
+    assert_eq!(ids(store.dead_page(None, None, 10).await.unwrap()), [4, 3, 2]);
+    assert_eq!(ids(store.dead_page(Some(PEER), Some(2), 10).await.unwrap()), [1]);
+    assert_eq!(ids(store.dead_sent(PEER, 0, 10, 1 << 20).await.unwrap()), [1]);
+    assert_eq!(ids(store.dead_sent(PEER, 0, 10, 2 << 20).await.unwrap()), [1, 4]);
+    assert_eq!(ids(store.dead_sent(PEER, 1, 10, 1).await.unwrap()), [4]);
+    assert!(store.dead_sent(OTHER, 0, 10, 1 << 20).await.unwrap().is_empty());
+}
+
+#[tokio::test]
 async fn a_database_of_a_newer_version_is_refused() {
     let (dir, store) = store().await;
     store.close().await;
     let mut writer = writing(&dir.path().join("pillarbox.db")).connect().await.unwrap();
     sqlx::query(
-        "INSERT INTO _sqlx_migrations SELECT 9999, 'later', installed_on, 1, checksum, 0 FROM _sqlx_migrations",
+        "INSERT INTO _sqlx_migrations SELECT 9999, 'later', installed_on, 1, checksum, 0 FROM _sqlx_migrations LIMIT 1",
     )
     .execute(&mut writer)
     .await

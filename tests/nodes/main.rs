@@ -15,6 +15,7 @@ mod outage;
 mod party;
 mod relay;
 mod relay_far;
+mod parcels;
 mod stock;
 mod tls;
 mod trust;

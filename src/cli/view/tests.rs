@@ -1,7 +1,13 @@
 //! JSON has the fields of the contract, by name and in order.
 
 use super::*;
-use crate::proto::DESCRIPTORS;
+use crate::proto::{
+    DESCRIPTORS,
+    pillarbox::{
+        federation::v1::{Parcel, parcel::Body},
+        relay::v1::Letter,
+    },
+};
 use prost_types::{DescriptorProto, FileDescriptorSet};
 
 /// Field names of a message, "pillarbox.admin.v1.PeerDetail".
@@ -63,6 +69,8 @@ fn an_event_is_an_object_named_by_its_kind() {
     let invited = event::UserInvited { user_id: 1, inviter_id: 2, invite_id: "i".into() };
     let expected = r#"{"user_invited":{"user_id":1,"inviter_id":2,"invite_id":"i"}}"#;
     assert_eq!(json(event::Kind::UserInvited(invited)), expected);
+    let parcel = Parcel { id: 9, body: Some(Body::Relay(Letter::default())) };
+    assert_eq!(json(event::Kind::Parcel(parcel)), r#"{"parcel":{"id":9}}"#);
     let rejected = event::UserRejectedInvite { guild_id: 2, user_id: 1, invite_id: "i".into() };
     let expected = r#"{"user_rejected_invite":{"guild_id":2,"user_id":1,"invite_id":"i"}}"#;
     assert_eq!(json(event::Kind::UserRejectedInvite(rejected)), expected);

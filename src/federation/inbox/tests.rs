@@ -1,8 +1,9 @@
 //! What each kind of event changes, and what is buried instead.
 
 use super::{plan as plan_with, *};
-use crate::proto::protocol::sync::v1::event::{
-    UserAddedToGuild, UserInvited, UserRejectedInvite, UserRemovedFromGuild,
+use crate::proto::{
+    pillarbox::relay::v1::{Letter, Message as Said, letter},
+    protocol::sync::v1::event::{UserAddedToGuild, UserInvited, UserRejectedInvite, UserRemovedFromGuild},
 };
 
 const PEER: PeerId = PeerId(7);
@@ -90,4 +91,88 @@ fn an_invite_that_is_rejected_from_here_stands_open_no_longer() {
     assert_eq!(effect_of_sending(PEER, &rejected), Some(gone));
     assert_eq!(effect_of_sending(PEER, &added(1)), None);
     assert_eq!(effect_of_sending(PEER, &Bytes::from_static(&[0xff])), None);
+}
+
+fn letter(payload: Bytes) -> Letter {
+    Letter { kind: Some(letter::Kind::Message(Said { payload, ..Said::default() })) }
+}
+
+fn small() -> Letter {
+    letter(Bytes::from_static(b"hello"))
+}
+
+fn refused(reason: &str) -> Result<Vec<Change>, Refused> {
+    Err(Refused { reason: reason.into(), row_id: 77 })
+}
+
+#[test]
+fn a_parcel_is_opened_in_its_place_and_not_logged() {
+    let guild = |guild| Change::Guild { user: 1, guild, peer: PEER, member: true };
+    let rows = [ours(1, added(1)), ours(2, parcels::event(9, small())), ours(3, added(1))];
+    let mut opened = vec![];
+    let plan = plan_with(PEER, Mark::default(), &rows, NOW, &mut |parcel| {
+        opened.push((parcel.id, parcel.body));
+        Ok(vec![guild(50), guild(51)])
+    });
+    assert_eq!(opened, [(9, Some(Body::Relay(small())))]);
+    let body = added(1);
+    assert_eq!(plan.op.changes[1..], [guild(2), log(&body), guild(50), guild(51), guild(2), log(&body)]);
+    assert_eq!((plan.taken, plan.refused, plan.mark.number), (3, 0, 3));
+}
+
+#[test]
+fn a_parcel_that_was_applied_is_not_opened_again() {
+    let mark = Mark { epoch: 1, number: 1, id: 10 };
+    let rows = [ours(1, parcels::event(9, small()))];
+    assert_eq!(plan(PEER, mark, &rows, NOW).op.changes, []);
+}
+
+#[test]
+fn a_refused_parcel_goes_back_with_the_mark_that_moves_on() {
+    let rows = [ours(1, parcels::event(9, small())), ours(2, added(1))];
+    let plan = plan_with(PEER, Mark::default(), &rows, NOW, &mut |_| refused("no"));
+    let back = Change::Enqueue { peer: PEER, id: 77, stored_at: NOW, body: parcels::refusal(9, "no") };
+    assert_eq!(plan.op.changes[1], back);
+    assert_eq!((plan.taken, plan.refused, plan.mark.number, plan.dead.len()), (2, 1, 2, 0));
+}
+
+#[test]
+fn a_refusal_is_never_refused_in_turn() {
+    let plan = plan_with(PEER, Mark::default(), &[ours(1, parcels::refusal(9, "no"))], NOW, &mut |_| refused("what?"));
+    assert_eq!((plan.op.changes.len(), plan.refused, plan.mark.number), (1, 1, 1));
+}
+
+#[test]
+fn each_letter_knows_which_numbers_are_its_own() {
+    let row = |id| Change::Enqueue { peer: PEER, id, stored_at: NOW, body: Bytes::from_static(b"x") };
+    let rows = [1, 2, 3, 4].map(|number| ours(number, parcels::event(number, small())));
+    let plan = plan_with(PEER, Mark::default(), &rows, NOW, &mut |parcel| match parcel.id {
+        1 => Ok(vec![row(1), row(2)]),
+        2 => refused("takes a number, too"),
+        3 => Ok(vec![]),
+        _ => Ok(vec![row(3)]),
+    });
+    assert_eq!(plan.letters, [0..2, 3..3, 3..4]);
+}
+
+#[test]
+fn a_parcel_of_a_sender_that_numbers_nothing_is_buried() {
+    let plan = plan(PEER, Mark::default(), &[stock(parcels::event(9, small()))], NOW);
+    assert_eq!((plan.dead, plan.refused, plan.op.changes.len()), (vec!["refused"], 0, 1));
+}
+
+#[test]
+fn only_a_parcel_may_be_large_and_it_has_a_limit_too() {
+    // The largest letter: what is around the payload takes a few bytes.
+    let around = parcels::event(9, letter(Bytes::from(vec![1; PARCEL_MAX - 100]))).len() - (PARCEL_MAX - 100);
+    let sized = |size: usize| parcels::event(9, letter(Bytes::from(vec![1; size - around])));
+    let (largest, larger) = (sized(PARCEL_MAX), sized(PARCEL_MAX + 1));
+    assert_eq!((largest.len(), limit(&largest)), (PARCEL_MAX, PARCEL_MAX));
+    let taken = plan_with(PEER, Mark::default(), &[ours(1, largest)], NOW, &mut |_| Ok(vec![]));
+    assert_eq!((taken.letters.len(), taken.dead.len()), (1, 0));
+    assert_eq!(plan(PEER, Mark::default(), &[ours(1, larger)], NOW).dead, ["malformed"]);
+    let invite_id = "i".repeat(EVENT_MAX);
+    let long = event(Kind::UserInvited(UserInvited { user_id: 1, inviter_id: 3, invite_id }));
+    assert_eq!(limit(&long), EVENT_MAX);
+    assert_eq!(plan(PEER, Mark::default(), &[ours(1, long)], NOW).dead, ["malformed"]);
 }

@@ -34,13 +34,11 @@ impl Federation {
             |why: String| Error::Precondition(format!("{server}: it is not known yet whether it takes parcels: {why}"));
         let asked = inner.keys.fetch(&inner.dialer, peer.target(), false, None, &inner.metrics).await;
         let introduction = asked.map_err(|error| unknown(error.to_string()))?;
-        inner.note_introduction(&peer, &introduction).await.map_err(|error| unknown(error.text))?;
-        match introduction.parcels {
-            true => Ok(peer.row_id()),
-            false => {
-                Err(Error::Precondition(format!("{server} takes no parcels: it is no pillarbox, or an older one")))
-            }
+        if !introduction.parcels {
+            return Err(Error::Precondition(format!("{server} takes no parcels: it is no pillarbox, or an older one")));
         }
+        inner.note_introduction(&peer, &introduction).await.map_err(|error| unknown(error.text))?;
+        Ok(peer.row_id())
     }
 
     /// Commits `op` together with one parcel for each letter (to whom, its id
@@ -97,7 +95,11 @@ impl Federation {
 }
 
 /// What an op brings into the queues of peers.
-pub(in crate::federation) struct Queued(Vec<Share>);
+pub(in crate::federation) struct Queued {
+    shares: Vec<Share>,
+    /// How many numbers the op takes.
+    numbers: u64,
+}
 
 struct Share {
     peer: Arc<Peer>,
@@ -123,20 +125,20 @@ impl Queued {
             number += change.numbers();
         }
         let share = |(peer, (rows, bytes, last))| Some(Share { peer: inner.registry.by_row(peer)?, rows, bytes, last });
-        Self(totals.into_iter().filter_map(share).collect())
+        Self { shares: totals.into_iter().filter_map(share).collect(), numbers: number }
     }
 
     /// Takes room for all of it, or for none.
     fn reserve(&self, inner: &Inner, op: &Op) -> Result<(), Error> {
-        let known = |peer: &PeerId| self.0.iter().any(|share| share.peer.row_id() == *peer);
+        let known = |peer: &PeerId| self.shares.iter().any(|share| share.peer.row_id() == *peer);
         if op.changes.iter().any(|change| matches!(change, Change::Enqueue { peer, .. } if !known(peer))) {
             return Err(Error::Precondition("the server is no peer any more: add it first with `peer add`".into()));
         }
         let config = &inner.config;
         let bounds = QueueBounds { events: config.queue_max_events, bytes: config.queue_max_bytes.as_u64() };
-        for (at, share) in self.0.iter().enumerate() {
+        for (at, share) in self.shares.iter().enumerate() {
             if let Err(error) = share.peer.reserve(bounds, share.rows, share.bytes) {
-                self.0[..at].iter().for_each(Share::release);
+                self.shares[..at].iter().for_each(Share::release);
                 return Err(error);
             }
         }
@@ -145,18 +147,23 @@ impl Queued {
 
     /// Takes room for all of it, whether there is any or not.
     pub(in crate::federation) fn occupy(&self) {
-        self.0.iter().for_each(|share| share.peer.occupy(share.rows, share.bytes));
+        self.shares.iter().for_each(|share| share.peer.occupy(share.rows, share.bytes));
     }
 
     pub(in crate::federation) fn committed(&self, inner: &Inner, done: &Done) {
-        for share in &self.0 {
+        debug_assert_eq!(
+            done.numbers.end - done.numbers.start,
+            self.numbers,
+            "Change::numbers says what the writer gives"
+        );
+        for share in &self.shares {
             inner.metrics.events_stored.inc_by(share.rows);
             share.peer.stored(done.numbers.start + share.last);
         }
     }
 
     pub(in crate::federation) fn failed(&self) {
-        for share in &self.0 {
+        for share in &self.shares {
             share.release();
             // After a failed commit the rows may be there all the same.
             let _ = share.peer.command(Command::LookAgain);
