@@ -247,6 +247,7 @@ impl Change {
     pub fn numbers(&self) -> u64 {
         match self {
             Self::Enqueue { .. } => 1,
+            Self::Relay(change) => change.numbers(),
             _ => 0,
         }
     }
