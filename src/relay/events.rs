@@ -116,7 +116,7 @@ impl Relay {
         tokens: BTreeMap<PartyRef, String>,
     ) -> Result<usize, Error> {
         let letters = self.event_letters(&event, &parties, &tokens)?;
-        let shown = |party: &PartyRef| self.show(party.peer, &party.name);
+        let shown = |party: &PartyRef| self.show_known(party);
         let event = SessionEvent {
             selected_parties: parties.iter().map(shown).collect(),
             join_tokens: tokens.iter().map(|(party, token)| (shown(party), token.clone())).collect(),
@@ -165,7 +165,7 @@ impl Relay {
         let own = self.federation()?.own_id();
         let qualified = |party: &PartyRef| match party.peer {
             PeerId::SELF => names::show(&party.name, Some(&own)),
-            peer => self.show(peer, &party.name),
+            _ => self.show_known(party),
         };
         let peers: BTreeSet<PeerId> =
             parties.iter().map(|party| party.peer).filter(|peer| *peer != PeerId::SELF).collect();
@@ -220,7 +220,7 @@ impl Relay {
                 tokens.insert(named.name, token.clone());
             }
         }
-        let shown = |party: &PartyRef| self.show(party.peer, &party.name);
+        let shown = |party: &PartyRef| self.show_known(party);
         let expires_at = event.expires_at.min(now.plus(self.0.config.retention).0.max(now.0 + 1));
         let event = SessionEvent {
             selected_parties: parties.iter().map(shown).collect(),

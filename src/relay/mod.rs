@@ -211,10 +211,20 @@ impl Relay {
         own == name || self.name("principal", own).is_ok_and(|own| own.server.is_none() && own.name == name)
     }
 
-    /// A party as it is shown here.
-    fn show(&self, peer: PeerId, name: &str) -> String {
-        let server = (peer != PeerId::SELF).then(|| self.0.federation.get()?.server_of(peer)).flatten();
-        names::show(name, server.as_ref())
+    /// A party as it is shown here: qualified when it belongs to another server,
+    /// which may be no peer any more.
+    async fn show(&self, peer: PeerId, name: &str) -> Result<String, Error> {
+        if peer == PeerId::SELF {
+            return Ok(name.to_owned());
+        }
+        let server = self.federation()?.name_of(peer).await?;
+        Ok(names::show(name, Some(&server)))
+    }
+
+    /// The same of a party whose server is a peer.
+    fn show_known(&self, party: &PartyRef) -> String {
+        let server = (party.peer != PeerId::SELF).then(|| self.0.federation.get()?.server_of(party.peer)).flatten();
+        names::show(&party.name, server.as_ref())
     }
 
     // ----- parties

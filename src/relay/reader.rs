@@ -7,18 +7,10 @@
 
 use super::{
     Relay,
-    status::Sent,
+    status::{Finish, Sent},
     window::{Due, Row as Held, Window},
 };
-use crate::{
-    error::Error,
-    proto::mpc::router::v1::MpcMessage,
-    store::{
-        Change,
-        relay::{Change as Row, OpenDelivery},
-    },
-    types::Millis,
-};
+use crate::{error::Error, proto::mpc::router::v1::MpcMessage, store::relay::OpenDelivery, types::Millis};
 use futures_util::stream;
 use std::{
     collections::{BTreeMap, VecDeque},
@@ -119,8 +111,8 @@ impl Reader {
                 return Err(why);
             }
             if let Some(row) = self.page.pop_front() {
-                if let Some(message) = self.hand_on(row) {
-                    return Ok(message);
+                if self.hand_on(&row) {
+                    return self.relay.message(row).await;
                 }
                 continue;
             }
@@ -130,17 +122,17 @@ impl Reader {
         }
     }
 
-    /// `None`: it became final, or another subscription's, while it waited in
-    /// the page.
-    fn hand_on(&self, row: OpenDelivery) -> Option<MpcMessage> {
+    /// Its time begins. `false`: it became final, or another subscription's,
+    /// while it waited in the page.
+    fn hand_on(&self, row: &OpenDelivery) -> bool {
         let mut window = self.subscription.window();
         if !window.holds(row.seq) {
-            return None;
+            return false;
         }
         window.sent(Instant::now(), row.seq);
         drop(window);
         self.relay.note_sent(row.seq, Sent { at: Millis::now(), retries: row.retries });
-        Some(self.relay.message(row))
+        true
     }
 
     /// Repeats what was not acknowledged in time, and gives up on what was sent
@@ -218,9 +210,8 @@ impl Relay {
             return Ok(());
         };
         let error = format!("not acknowledged after {} tries", self.0.config.redeliver_tries);
-        let change = Row::Finish { seq, message: row.message.number, failed: true, at: Millis::now(), error };
-        self.0.store.submit(Change::Relay(change)).await?;
-        self.finished(&subscription.party, &row.message.session, seq, row.message.origin);
-        Ok(())
+        let OpenDelivery { message, .. } = row;
+        let (party, session) = (subscription.party.clone(), message.session);
+        self.finish(Finish { seq, message: message.number, origin: message.origin, party, session }, true, error).await
     }
 }

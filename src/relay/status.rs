@@ -14,7 +14,7 @@ use crate::{
     identity::principal::Principal,
     proto::mpc::router::v1::{MessageDeliveryStatus, MpcMessage},
     store::{
-        Change,
+        Change, Op,
         relay::{Change as Row, DeliveryRow, DeliveryState, MessageRow, OpenDelivery},
     },
     types::{Millis, PartyRef, PeerId},
@@ -66,6 +66,18 @@ impl From<Delivery> for MessageDeliveryStatus {
     }
 }
 
+/// A delivery that ends, and whom that concerns.
+#[derive(Debug)]
+pub(super) struct Finish {
+    pub(super) seq: u64,
+    /// The number of its message, and whose that is.
+    pub(super) message: u64,
+    pub(super) origin: PeerId,
+    /// The recipient, of this node.
+    pub(super) party: String,
+    pub(super) session: String,
+}
+
 /// What was handed to a reader and is not written yet.
 #[derive(Debug, Clone, Copy)]
 pub struct Sent {
@@ -102,15 +114,10 @@ impl Relay {
                 before = before.or(Some(row));
                 continue;
             }
-            let (at, seq, text) = (Millis::now(), row.seq, if failed { error } else { String::new() });
-            let change = Row::Finish { seq, message: message.number, failed, at, error: text };
-            let relay = self.clone();
-            let committed = self.0.tasks.spawn(async move {
-                relay.0.store.submit(Change::Relay(change)).await?;
-                relay.finished(&me.name, &message.session, seq, message.origin);
-                Ok::<_, Error>(())
-            });
-            committed.await.map_err(Error::internal)??;
+            let error = if failed { error } else { String::new() };
+            let (seq, session) = (row.seq, message.session);
+            let finish = Finish { seq, message: message.number, origin: message.origin, party: me.name, session };
+            self.finish(finish, failed, error).await?;
             return Ok(if failed { "taken as failed" } else { "acknowledged" }.into());
         }
         match before {
@@ -122,6 +129,24 @@ impl Relay {
                 session.map_or_else(String::new, |session| format!(" in session {session:?}"))
             ))),
         }
+    }
+
+    /// Gives a delivery its final state. A caller that goes away does not take
+    /// it back.
+    pub(super) async fn finish(&self, what: Finish, failed: bool, error: String) -> Result<(), Error> {
+        let relay = self.clone();
+        let committed = self.0.tasks.spawn(async move {
+            let Finish { seq, message, .. } = what;
+            let mut op = Op::new();
+            if let Some(Sent { at, retries }) = relay.passing().get(&seq).copied() {
+                op.push(Change::Relay(Row::Sent { seq, at, retries }));
+            }
+            op.push(Change::Relay(Row::Finish { seq, message, failed, at: Millis::now(), error }));
+            relay.0.store.submit(op).await?;
+            relay.finished(&what.party, &what.session, seq, what.origin);
+            Ok(())
+        });
+        committed.await.map_err(Error::internal)?
     }
 
     /// A delivery has its final state on disk: its reader lets go of it, its
@@ -144,7 +169,10 @@ impl Relay {
             if !self.may_see(caller, &message, &rows) {
                 continue;
             }
-            let deliveries = rows.into_iter().map(|row| self.describe(row)).collect();
+            let mut deliveries = Vec::with_capacity(rows.len());
+            for row in rows {
+                deliveries.push(self.describe(row).await?);
+            }
             return Ok(Status { session_id: message.session, deliveries });
         }
         match known {
@@ -165,20 +193,20 @@ impl Relay {
         }
     }
 
-    fn describe(&self, row: DeliveryRow) -> Delivery {
+    async fn describe(&self, row: DeliveryRow) -> Result<Delivery, Error> {
         let passing = self.passing().get(&row.seq).copied();
         let delivered_at = row.delivered_at.or(passing.map(|sent| sent.at));
         let state = match row.state {
             DeliveryState::Pending if passing.is_some() => DeliveryState::Delivered,
             state => state,
         };
-        Delivery {
-            party: self.show(row.party.peer, &row.party.name),
+        Ok(Delivery {
+            party: self.show(row.party.peer, &row.party.name).await?,
             status: state.name(),
             delivered_at,
             acknowledged_at: row.finished_at.filter(|_| state == DeliveryState::Acknowledged),
             retries: row.retries.max(passing.map_or(0, |sent| sent.retries)),
-        }
+        })
     }
 
     /// What a party has not acknowledged, accepted here after a moment (ms),
@@ -189,25 +217,29 @@ impl Relay {
         for row in &rows {
             self.note_sent(row.seq, Sent { at: now, retries: row.retries });
         }
-        Ok(rows.into_iter().map(|row| self.message(row)).collect())
+        let mut messages = Vec::with_capacity(rows.len());
+        for row in rows {
+            messages.push(self.message(row).await?);
+        }
+        Ok(messages)
     }
 
     /// A message as a recipient of this node sees it.
-    pub(super) fn message(&self, row: OpenDelivery) -> MpcMessage {
-        MpcMessage {
+    pub(super) async fn message(&self, row: OpenDelivery) -> Result<MpcMessage, Error> {
+        Ok(MpcMessage {
             message_id: row
                 .message
                 .remote_id
                 .clone()
                 .unwrap_or_else(|| message_id(row.message.number, row.message.tag)),
-            from_party: self.show(row.message.origin, &row.message.sender),
+            from_party: self.show(row.message.origin, &row.message.sender).await?,
             session_id: row.message.session,
             is_broadcast: row.message.broadcast,
             round_number: row.message.round,
             message_type: row.message.kind,
             payload: row.body,
             created_at: row.created_at.0,
-        }
+        })
     }
 
     pub(super) fn note_sent(&self, seq: u64, sent: Sent) {
