@@ -15,7 +15,7 @@ use hyper_util::rt::{TokioExecutor, TokioIo};
 use pillarbox::{
     net::{certificate, link::Link, tls::ServerTls},
     proto::{
-        pillarbox::federation::v1::Binding,
+        pillarbox::federation::v1::{Binding, State},
         protocol::{
             auth::v1::KeyResponse,
             harmonytypes::v1::Token,
@@ -88,7 +88,7 @@ struct Script {
 }
 
 #[derive(Debug)]
-struct State {
+struct Shared {
     script: Mutex<Script>,
     hrpc: bool,
     connections: AtomicU64,
@@ -104,7 +104,7 @@ pub struct Faulty {
     /// PEM that a client may trust as a root.
     pub certificate: String,
     signing: SigningKey,
-    state: Arc<State>,
+    state: Arc<Shared>,
     _stop: DropGuard,
 }
 
@@ -130,7 +130,7 @@ impl Faulty {
         tls.alpn_protocols = vec![if hrpc { b"http/1.1".to_vec() } else { b"h2".to_vec() }];
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
-        let state = Arc::new(State {
+        let state = Arc::new(Shared {
             script: Mutex::new(Script { key: key.as_bytes().to_vec(), ..Script::default() }),
             hrpc,
             connections: AtomicU64::new(0),
@@ -255,6 +255,12 @@ impl Faulty {
         let answer = PullResponse::decode(answer).unwrap();
         Ok(answer.event_queue.iter().map(super::number).collect())
     }
+
+    /// Pulls as one of ours would that has applied the node's stream through `state`.
+    pub async fn pull_after(&self, link: &Link, state: State) -> PullResponse {
+        let body = PullRequest { state: Some(state), waiting: 0 }.encode_to_vec().into();
+        PullResponse::decode(call(link, PULL, Some(&self.plain()), body).await.unwrap()).unwrap()
+    }
 }
 
 pub fn push_body(event: Bytes) -> Bytes {
@@ -291,7 +297,7 @@ pub async fn call_with(link: &Link, path: &str, metadata: MetadataMap, body: Byt
 
 // ----- the server
 
-async fn serve(listener: TcpListener, acceptor: TlsAcceptor, state: Arc<State>, stop: CancellationToken) {
+async fn serve(listener: TcpListener, acceptor: TlsAcceptor, state: Arc<Shared>, stop: CancellationToken) {
     while let Ok((tcp, _)) = listener.accept().await {
         state.connections.fetch_add(1, SeqCst);
         let (acceptor, state) = (acceptor.clone(), state.clone());
@@ -316,7 +322,7 @@ async fn serve(listener: TcpListener, acceptor: TlsAcceptor, state: Arc<State>, 
     }
 }
 
-async fn answer(state: Arc<State>, request: Request<Incoming>) -> Result<Response<Body>, Infallible> {
+async fn answer(state: Arc<Shared>, request: Request<Incoming>) -> Result<Response<Body>, Infallible> {
     let (head, body) = request.into_parts();
     let wanted = if state.hrpc { "application/hrpc" } else { "application/grpc" };
     let kind = head.headers.get(http::header::CONTENT_TYPE).and_then(|kind| kind.to_str().ok()).unwrap_or_default();
@@ -383,7 +389,7 @@ async fn answer(state: Arc<State>, request: Request<Incoming>) -> Result<Respons
     }
 }
 
-impl State {
+impl Shared {
     fn pushed(&self, authorization: String, body: Bytes) -> Reply {
         let mut script = self.script.lock().unwrap();
         let reply = script.pushes.pop_front().or(script.always.clone()).unwrap_or(Reply::Well);

@@ -2,10 +2,13 @@
 //! out of order between two nodes.
 
 use crate::{
-    common::{TestNode, event, faulty::Faulty, faulty::Reply, federate, forwarder::Forwarder},
+    common::{TestNode, event, faulty::Faulty, faulty::Reply, federate, forwarder::Forwarder, large_event},
     eventually,
 };
+use bytes::Bytes;
+use pillarbox::proto::{pillarbox::federation::v1::State, protocol::sync::v1::PullResponse};
 use std::time::Duration;
+use tonic::Code;
 
 #[tokio::test]
 async fn what_waited_during_an_outage_is_pulled_in_order_and_then_pushed_again() {
@@ -142,4 +145,76 @@ async fn what_a_pull_in_flight_brings_is_kept_when_the_node_stops() {
     tokio::join!(a.stop(), answer);
     a.start_again().await;
     assert_eq!(a.log(2).await, [1, 2]);
+}
+
+/// A node for whose peer, which is scripted and then pulls as one of ours,
+/// more than two pages wait; and what waits.
+async fn pages_wait() -> (TestNode, Faulty, Vec<Bytes>) {
+    // The node pulls at the start only: what it hears then is a stock peer's.
+    let node = TestNode::start_with(|config| config.federation.pull_interval = Duration::from_secs(3600)).await;
+    let peer = Faulty::start().await;
+    peer.on_push([Reply::Fail(Code::PermissionDenied)]);
+    node.add(&peer.id, peer.key).await;
+    let events: Vec<_> = (0..60).map(|n| large_event(n, 60_000)).collect();
+    node.federation().send(&peer.id, events.clone()).await.unwrap();
+    eventually!(node.is_queued(&peer.id).await);
+    (node, peer, events)
+}
+
+/// The state of a peer that has applied a page.
+fn after(page: &PullResponse) -> State {
+    let last = page.positions.last().unwrap();
+    State { epoch: last.epoch, mark: last.number, id: last.id }
+}
+
+#[tokio::test]
+async fn a_queue_of_several_pages_is_pulled_page_by_page_once_and_in_order() {
+    let (node, peer, events) = pages_wait().await;
+    let link = node.dial(false).await;
+    let (mut got, mut pages, mut state) = (vec![], 0, State::default());
+    loop {
+        let page = peer.pull_after(&link, state).await;
+        // Asked again from where it stood, the node does not give the page after.
+        let again = peer.pull_after(&link, state).await;
+        assert!(again.event_queue == page.event_queue, "page {pages}");
+        assert_eq!(again.positions, page.positions, "page {pages}");
+        if page.event_queue.is_empty() {
+            break;
+        }
+        assert!(page.event_queue.iter().map(Bytes::len).sum::<usize>() <= 1 << 20);
+        assert_eq!(page.positions[0].after, state.mark);
+        state = after(&page);
+        got.extend(page.event_queue);
+        pages += 1;
+    }
+    assert!(got == events, "{} events of {}, once and in order", got.len(), events.len());
+    assert!(pages > 2, "{pages} pages");
+    eventually!(node.is_drained(&peer.id).await);
+}
+
+#[tokio::test]
+async fn what_was_dropped_after_a_page_was_answered_is_not_on_the_next_one() {
+    let (node, peer, mut events) = pages_wait().await;
+    let link = node.dial(false).await;
+    let page = peer.pull_after(&link, State::default()).await;
+    let first = page.event_queue.len();
+    let (row, mark) = (node.peer(&peer.id), after(&page).mark);
+    let waiting = node.federation().queue(&row, mark).await.unwrap();
+    for dropped in [3, 0] {
+        assert_eq!(waiting[dropped].body, events[first + dropped]);
+        node.federation().drop_queued(&row, Some(waiting[dropped].number)).await.unwrap();
+        events.remove(first + dropped);
+    }
+    let mut got = page.event_queue.clone();
+    let mut state = after(&page);
+    loop {
+        let page = peer.pull_after(&link, state).await;
+        if page.event_queue.is_empty() {
+            break;
+        }
+        state = after(&page);
+        got.extend(page.event_queue);
+    }
+    assert!(got == events, "{} events of {}", got.len(), events.len());
+    assert_eq!(node.federation().dead_letters(None, None).await.unwrap().len(), 2);
 }
