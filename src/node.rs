@@ -151,7 +151,13 @@ impl Node {
         let tokens = Tokens::new(store.clone());
         tasks.spawn(tokens.clone().run(stop.clone()));
         let socket = config.data_dir.join("admin.sock");
-        let operator = admin::Service { federation: federation.clone(), tokens: tokens.clone(), key: key.public() };
+        let operator = admin::Service {
+            federation: federation.clone(),
+            tokens: tokens.clone(),
+            key: key.public(),
+            tasks: tasks.clone(),
+            stop: closing.clone(),
+        };
         let commands = plain(Routes::new(AdminServer::new(operator).max_decoding_message_size(66 << 20)));
         tasks.spawn(socket::serve(socket::bind(&socket)?, commands, closing.clone()));
 

@@ -16,6 +16,7 @@ use bytes::Bytes;
 use std::{pin::Pin, sync::Arc, time::Duration};
 use tokio::sync::mpsc;
 use tokio_stream::{Stream, wrappers::ReceiverStream};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tonic::{Request, Response, Status};
 
 /// Rows on their way to a command.
@@ -28,6 +29,9 @@ pub struct Service {
     pub federation: Federation,
     pub tokens: Tokens,
     pub key: PublicKey,
+    /// What it spawns is among these and ends with `stop`.
+    pub tasks: TaskTracker,
+    pub stop: CancellationToken,
 }
 
 impl Service {
@@ -110,6 +114,24 @@ impl Service {
         })
     }
 
+    /// A list that a task of its own writes. It ends with its reader, or with
+    /// the node: then the list says that it is not whole.
+    fn listing<T, F>(&self, list: impl FnOnce(Self, mpsc::Sender<Result<T, Status>>) -> F) -> Response<Listing<T>>
+    where
+        T: Send + 'static,
+        F: Future<Output = Result<(), Error>> + Send + 'static,
+    {
+        let (sender, receiver) = mpsc::channel(LISTED_MAX);
+        let (stop, list) = (self.stop.clone(), list(self.clone(), sender.clone()));
+        self.tasks.spawn(async move {
+            let stopped = || Err(Error::unavailable("the list is not whole: the node stops"));
+            if let Err(error) = stop.run_until_cancelled(list).await.unwrap_or_else(stopped) {
+                let _ = sender.send(Err(error.into())).await;
+            }
+        });
+        Response::new(Box::pin(ReceiverStream::new(receiver)))
+    }
+
     async fn list_queue_into(
         &self,
         request: ListQueueRequest,
@@ -176,13 +198,6 @@ fn address(text: &str) -> Result<Option<PeerAddress>, Error> {
     let id: ServerId =
         text.parse().map_err(|_| Error::invalid(format!("address {text:?}: it is written host:port")))?;
     Ok(Some(PeerAddress { host: id.host().to_owned(), port: id.port() }))
-}
-
-fn listing<T>(receiver: mpsc::Receiver<Result<T, Status>>) -> Response<Listing<T>>
-where
-    T: Send + 'static,
-{
-    Response::new(Box::pin(ReceiverStream::new(receiver)))
 }
 
 #[tonic::async_trait]
@@ -252,15 +267,8 @@ impl Admin for Service {
     }
 
     async fn list_queue(&self, request: Request<ListQueueRequest>) -> Result<Response<Self::ListQueueStream>, Status> {
-        let (sender, receiver) = mpsc::channel(LISTED_MAX);
-        let (service, request) = (self.clone(), request.into_inner());
-        // Ends with its receiver: the command that reads it, or the socket that is closed.
-        tokio::spawn(async move {
-            if let Err(error) = service.list_queue_into(request, &sender).await {
-                let _ = sender.send(Err(error.into())).await;
-            }
-        });
-        Ok(listing(receiver))
+        let request = request.into_inner();
+        Ok(self.listing(|service, sender| async move { service.list_queue_into(request, &sender).await }))
     }
 
     async fn show_queue(&self, request: Request<ShowQueueRequest>) -> Result<Response<QueuedEvent>, Status> {
@@ -290,14 +298,8 @@ impl Admin for Service {
     }
 
     async fn list_dead(&self, request: Request<ListDeadRequest>) -> Result<Response<Self::ListDeadStream>, Status> {
-        let (sender, receiver) = mpsc::channel(LISTED_MAX);
-        let (service, request) = (self.clone(), request.into_inner());
-        tokio::spawn(async move {
-            if let Err(error) = service.list_dead_into(request, &sender).await {
-                let _ = sender.send(Err(error.into())).await;
-            }
-        });
-        Ok(listing(receiver))
+        let request = request.into_inner();
+        Ok(self.listing(|service, sender| async move { service.list_dead_into(request, &sender).await }))
     }
 
     async fn show_dead(&self, request: Request<ShowDeadRequest>) -> Result<Response<DeadLetter>, Status> {

@@ -3,12 +3,8 @@
 //! The socket's mode is its protection: 0600, made under umask 077. The caller
 //! holds the lock of the data directory, so a socket found there is stale.
 
-use crate::error::Error;
-use hyper_util::{
-    rt::{TokioExecutor, TokioIo},
-    server::conn::auto,
-    service::TowerToHyperService,
-};
+use crate::{error::Error, net::tasks::Tasks};
+use hyper_util::{rt::TokioIo, server::conn::auto, service::TowerToHyperService};
 use rustix::{fs::Mode, process::umask};
 use std::{convert::Infallible, fs, io::ErrorKind, path::Path, time::Duration};
 use tokio::{net::UnixListener, time::timeout};
@@ -52,8 +48,9 @@ where
             service.clone().map_request(|request: http::Request<hyper::body::Incoming>| request.map(Body::new)),
         );
         let (stop, cut) = (stop.clone(), cut.clone());
+        let executor = Tasks { tracker: tasks.clone(), cut: cut.clone() };
         tasks.spawn(async move {
-            let builder = auto::Builder::new(TokioExecutor::new()).http2_only();
+            let builder = auto::Builder::new(executor).http2_only();
             let connection = builder.serve_connection(TokioIo::new(stream), service);
             tokio::pin!(connection);
             tokio::select! {

@@ -26,6 +26,7 @@ use tokio::{
     sync::{Semaphore, watch},
     time::Instant,
 };
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 const AT_ONCE: usize = 16;
 const FAILURE_KEPT: Duration = Duration::from_secs(60);
@@ -41,6 +42,9 @@ type Outcome = Option<Result<Introduction, String>>;
 pub struct Keys {
     places: Arc<Semaphore>,
     state: Mutex<State>,
+    /// What it spawns is among these and ends with `stop`.
+    tasks: TaskTracker,
+    stop: CancellationToken,
 }
 
 #[derive(Default)]
@@ -50,8 +54,8 @@ struct State {
 }
 
 impl Keys {
-    pub fn new() -> Self {
-        Self { places: Arc::new(Semaphore::new(AT_ONCE)), state: Mutex::default() }
+    pub fn new(tasks: TaskTracker, stop: CancellationToken) -> Self {
+        Self { places: Arc::new(Semaphore::new(AT_ONCE)), state: Mutex::default(), tasks, stop }
     }
 
     /// The key a server shows over a verified channel. `replaces`: another key
@@ -69,11 +73,11 @@ impl Keys {
         if let Some(sender) = sender {
             let (dialer, places, metrics) = (dialer.clone(), self.places.clone(), metrics.clone());
             // A task of its own: the caller may hang up, others wait for the same answer.
-            tokio::spawn(async move {
+            self.tasks.spawn(self.stop.clone().run_until_cancelled_owned(async move {
                 let result = ask(&dialer, &target, &places).await.map_err(|error| error.text);
                 metrics.key_fetches.with_label_values(&[if result.is_ok() { "ok" } else { "failed" }]).inc();
                 sender.send_replace(Some(result));
-            });
+            }));
         }
         let unavailable = |text: String| Error::unavailable(format!("the key of {id} cannot be fetched: {text}"));
         let found = match outcome.wait_for(Option::is_some).await {
@@ -148,3 +152,6 @@ async fn ask(dialer: &Dialer, target: &Target, places: &Semaphore) -> Result<Int
     let link = dialer.dial(target, deadline).await?;
     tokio::time::timeout_at(deadline, ask_key(&link)).await.map_err(late)?
 }
+
+#[cfg(test)]
+mod tests;

@@ -108,6 +108,7 @@ impl Federation {
     pub async fn start(parts: Parts) -> Result<Self, Error> {
         let Parts { config, store, key, dialer, metrics, own_id, former_ids, before_rename, letters, stop } = parts;
         let (registry, mut owner) = Registry::new();
+        let tasks = TaskTracker::new();
         let inner = Arc::new(Inner {
             config,
             store,
@@ -116,13 +117,13 @@ impl Federation {
             metrics,
             own: RwLock::new(OwnIds { id: own_id, former: former_ids }),
             registry,
-            keys: Keys::new(),
+            keys: Keys::new(tasks.clone(), stop.clone()),
             failing_attempts: Semaphore::new(FAILING_ATTEMPTS),
             before_rename,
             letters,
             burials: Mutex::new(()),
             stop,
-            tasks: TaskTracker::new(),
+            tasks,
         });
         owner.load(&inner).await?;
         inner.tasks.spawn(owner.run(inner.clone()));

@@ -17,7 +17,7 @@ pub mod hrpc;
 pub mod limits;
 pub mod link;
 pub mod listen;
-mod tasks;
+pub(crate) mod tasks;
 pub mod tls;
 
 use crate::error::Error;

@@ -5,9 +5,9 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 /// Tasks are tracked, and end when `cut` is cancelled.
 #[derive(Debug, Clone)]
-pub(super) struct Tasks {
-    pub(super) tracker: TaskTracker,
-    pub(super) cut: CancellationToken,
+pub(crate) struct Tasks {
+    pub(crate) tracker: TaskTracker,
+    pub(crate) cut: CancellationToken,
 }
 
 impl<F> Executor<F> for Tasks

@@ -8,8 +8,8 @@ pub mod faulty;
 pub mod forwarder;
 
 use bytes::Bytes;
-use hyper_util::rt::{TokioExecutor, TokioIo};
 use pillarbox::{
+    admin::client,
     config::Config,
     federation::{AddPeer, Federation, Peer, View, delivery::State},
     net::{
@@ -18,10 +18,7 @@ use pillarbox::{
     },
     node::{Node, StartError},
     proto::{
-        pillarbox::{
-            admin::v1::{NewTokenRequest, admin_client::AdminClient},
-            postbox::v1::Received,
-        },
+        pillarbox::{admin::v1::NewTokenRequest, postbox::v1::Received},
         protocol::sync::v1::{
             Event,
             event::{Kind, UserAddedToGuild, UserInvited},
@@ -31,10 +28,10 @@ use pillarbox::{
     types::{PublicKey, ServerId},
 };
 use prost::Message;
-use std::{net::SocketAddr, path::Path, sync::Arc, time::Duration};
+use std::{net::SocketAddr, sync::Arc, time::Duration};
 use tempfile::TempDir;
 use tokio::{
-    net::{TcpSocket, UnixStream},
+    net::TcpSocket,
     time::{Instant, timeout},
 };
 use tokio_stream::StreamExt;
@@ -203,25 +200,15 @@ impl TestNode {
 
     /// A token for a local caller, made over the operator's socket; as a header.
     pub async fn bearer(&self, principal: &str) -> MetadataValue<Ascii> {
-        let token = new_token(&self.config.data_dir.join("admin.sock"), principal).await;
+        let request = NewTokenRequest { principal: principal.into(), ttl: 0 };
+        let token = self.operator().await.new_token(request).await.unwrap().into_inner().token;
         format!("Bearer {token}").parse().unwrap()
     }
-}
 
-async fn new_token(socket: &Path, principal: &str) -> String {
-    let stream = UnixStream::connect(socket).await.unwrap();
-    let io = TokioIo::new(stream);
-    let (sender, connection) = hyper::client::conn::http2::handshake(TokioExecutor::new(), io).await.unwrap();
-    let driver = tokio::spawn(connection);
-    let channel = tower::service_fn(move |request: http::Request<tonic::body::Body>| {
-        let mut sender = sender.clone();
-        async move { sender.send_request(request).await }
-    });
-    let mut admin = AdminClient::with_origin(channel, http::Uri::from_static("http://admin.sock"));
-    let answer = admin.new_token(NewTokenRequest { principal: principal.into(), ttl: 0 }).await.unwrap();
-    drop(admin);
-    driver.abort();
-    answer.into_inner().token
+    /// The operator's calls.
+    pub async fn operator(&self) -> client::Client {
+        client::connect(&self.config.data_dir.join("admin.sock")).await.unwrap()
+    }
 }
 
 /// Makes each a peer of the other, keys pinned.
