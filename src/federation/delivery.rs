@@ -64,6 +64,8 @@ pub struct Delivery {
     pull: Pull,
     pull_failures: u32,
     pull_failing_since: Option<Instant>,
+    /// The operator wants another try; no call has gone well yet.
+    retried: bool,
     pulled_once: bool,
     last_empty_pull: Option<Instant>,
     /// The next Pull is due for a reason of its own: no Push puts it off.
@@ -96,6 +98,7 @@ impl Delivery {
             pull: Pull::Idle { next: first_pull },
             pull_failures: 0,
             pull_failing_since: None,
+            retried: false,
             pulled_once: false,
             last_empty_pull: None,
             pull_urgent: false,
@@ -126,9 +129,9 @@ impl Delivery {
     }
 
     /// The peer's last calls failed: it gets no more than its share of
-    /// connection attempts.
+    /// connection attempts. The operator's word does not make it well.
     pub fn failing(&self) -> bool {
-        self.pull_failures > 0 || !matches!(self.state, State::Live)
+        self.retried || self.pull_failures > 0 || !matches!(self.state, State::Live)
     }
 
     /// When the next Pull is due; `None` while one is under way.
@@ -263,6 +266,7 @@ impl Delivery {
 
     fn on_pushed(&mut self, now: Instant, number: u64, id: u64, heard: Option<Heard>) {
         let Some(settles) = self.push.take() else { return };
+        self.retried = false;
         match (heard, self.kind) {
             (Some(heard), _) => {
                 self.kind = Kind::Ours;

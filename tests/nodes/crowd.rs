@@ -66,7 +66,7 @@ async fn dead_peers_take_their_own_few_attempts_and_nothing_from_the_live_ones()
     // From now on an attempt holds its place for seconds: all places are taken.
     dead.silent.store(true, SeqCst);
     for id in &ids {
-        node.federation().retry(&node.peer(id), false).await.unwrap();
+        node.federation().retry(&node.peer(id), true).await.unwrap();
     }
     eventually!(dead.open.load(SeqCst) == PLACES);
 

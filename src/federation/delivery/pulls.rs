@@ -14,6 +14,7 @@ impl Delivery {
     /// Pull at once if the last one failed or none ever went well.
     pub(super) fn on_call_of_peer(&mut self, now: Instant) {
         let failed = self.pull_failures > 0 || !self.pulled_once;
+        self.retried = false;
         self.pull_failures = 0;
         self.pull_failing_since = None;
         if failed {
@@ -41,6 +42,7 @@ impl Delivery {
     pub(super) fn on_pulled(&mut self, now: Instant, heard: Option<Heard>, rows: bool) {
         let Pull::Pulling { settles } = self.pull else { return };
         let was_attempt = std::mem::take(&mut self.pull_is_attempt);
+        self.retried = false;
         self.pull_failures = 0;
         self.pull_failing_since = None;
         self.pulled_once = true;
@@ -78,6 +80,7 @@ impl Delivery {
     }
 
     pub(super) fn on_retry_now(&mut self, now: Instant, push: bool) {
+        self.retried = self.failing();
         self.last_empty_pull = None;
         self.pull_failures = 0;
         self.pull_failing_since = None;

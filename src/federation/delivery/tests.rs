@@ -375,6 +375,39 @@ fn the_operator_may_end_queued() {
 }
 
 #[test]
+fn the_operators_word_makes_no_failing_peer_well() {
+    for push in [false, true] {
+        let mut bench = Bench::ours();
+        bench.give(Input::RetryNow { push });
+        assert!(!bench.machine.failing(), "it never failed");
+        bench.give(Input::Pulled { heard: Some(heard(0)), rows: false });
+        bench.queue(3);
+        for _ in 0..2 {
+            bench.give(Input::RetryNow { push });
+            assert!(bench.machine.failing(), "push: {push}");
+        }
+        // Nothing waits for it, but it does not answer Pulls.
+        let mut bench = Bench::ours();
+        bench.wait(Duration::from_secs(70));
+        bench.give(Input::PullFailed(Failure::Transient { retry_after: None }));
+        bench.give(Input::RetryNow { push });
+        assert!(bench.machine.failing(), "push: {push}");
+    }
+}
+
+#[test]
+fn after_the_operators_word_any_call_that_goes_well_makes_a_peer_well() {
+    let pulled = Input::Pulled { heard: Some(heard(0)), rows: false };
+    for well in [pushed(3), pulled, pull_asked(0, false), Input::PushTaken] {
+        let mut bench = Bench::ours();
+        bench.queue(3);
+        bench.give(Input::RetryNow { push: true });
+        bench.give(well);
+        assert!(!bench.machine.failing(), "{well:?}");
+    }
+}
+
+#[test]
 fn one_push_waits_for_a_pull_under_way_and_the_next_is_refused() {
     let mut bench = Bench::ours();
     assert_eq!(bench.machine.push_arrived(), Arrival::Apply);
