@@ -1,10 +1,17 @@
-//! Many dead peers beside a few live ones.
+//! Many dead peers beside a few live ones, and many clients behind one address.
 
 use crate::{
-    common::{TestNode, faulty::Faulty},
+    common::{LONG, TestNode, faulty::Faulty},
     eventually,
 };
-use pillarbox::types::ServerId;
+use pillarbox::{
+    net::{
+        dial::{DialConfig, Dialer, Target},
+        limits,
+    },
+    types::ServerId,
+};
+use rustix::process::{Resource, getrlimit, setrlimit};
 use std::{
     net::SocketAddr,
     sync::{
@@ -12,7 +19,14 @@ use std::{
         atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst},
     },
 };
-use tokio::{io::AsyncReadExt, net::TcpListener};
+use tokio::{
+    io::AsyncReadExt,
+    net::TcpListener,
+    sync::Semaphore,
+    task::JoinSet,
+    time::{Instant, timeout},
+};
+use tonic_health::pb::{HealthCheckRequest, health_check_response::ServingStatus, health_client::HealthClient};
 
 /// Attempts that failing peers have together.
 const PLACES: usize = 16;
@@ -88,4 +102,53 @@ async fn dead_peers_take_their_own_few_attempts_and_nothing_from_the_live_ones()
     for id in &ids {
         assert_eq!(node.peer(id).queued().0, 1);
     }
+}
+
+/// Lets this process open so many files, as whoever runs a node must.
+fn allow_files(wanted: u64) {
+    let mut limit = getrlimit(Resource::Nofile);
+    if limit.current.is_some_and(|current| current < wanted) {
+        let most = limit.maximum.unwrap_or(u64::MAX);
+        assert!(most >= wanted, "this machine lets a process open {most} files; the test needs {wanted}");
+        limit.current = Some(wanted);
+        setrlimit(Resource::Nofile, limit).unwrap();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn two_thousand_clients_behind_one_address_are_served_with_the_default_limits() {
+    const CLIENTS: usize = 2_000;
+    // Both ends are in this process, beside those of other tests.
+    allow_files(8_192);
+    let node = TestNode::start().await;
+    assert_eq!(node.config.limits, limits::Config::default());
+    let dialer = Dialer::new(&DialConfig::default()).unwrap();
+    let target = Target {
+        id: node.id.clone(),
+        address: Some(("127.0.0.1".into(), node.address.port())),
+        plaintext: false,
+        http1: false,
+        pinned: Some(node.key),
+        trusted: true,
+    };
+    // A handshake is given up when it takes long: not all at once.
+    let (places, mut dials) = (Arc::new(Semaphore::new(64)), JoinSet::new());
+    for _ in 0..CLIENTS {
+        let (dialer, target, places) = (dialer.clone(), target.clone(), places.clone());
+        dials.spawn(async move {
+            let _place = places.acquire_owned().await.unwrap();
+            dialer.dial(&target, Instant::now() + LONG).await.unwrap()
+        });
+    }
+    let links = timeout(LONG, dials.join_all()).await.unwrap();
+    let mut calls = JoinSet::new();
+    for link in &links {
+        let mut health = HealthClient::with_origin(link.clone(), link.origin());
+        calls.spawn(async move {
+            let answer = health.check(HealthCheckRequest { service: String::new() }).await.unwrap();
+            assert_eq!(answer.into_inner().status(), ServingStatus::Serving);
+        });
+    }
+    timeout(LONG, calls.join_all()).await.unwrap();
+    assert!(links.iter().all(|link| !link.is_closed()), "all of them are still connected");
 }
