@@ -125,6 +125,16 @@ fn a_new_key_of_a_grpcio_peer_is_learnt() {
 }
 
 #[test]
+fn a_grpcio_peer_hears_of_a_renamed_node_before_anything_else_comes_from_it() {
+    play("told_new_id", NEVER_BY_TIME);
+}
+
+#[test]
+fn a_grpcio_peer_that_renames_itself_is_known_under_its_new_id() {
+    play("tells_new_id", SOON);
+}
+
+#[test]
 fn a_peer_that_speaks_hrpc_is_found_out_by_key_and_served() {
     play("hrpc_delivers", SOON);
 }

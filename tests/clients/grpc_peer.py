@@ -67,20 +67,25 @@ class _Postbox(sync_grpc.PostboxServiceServicer):
         self._verify(context)
         return sync.PullResponse(event_queue=self._home.hand_over())
 
+    def NotifyNewId(self, request, context):
+        self._verify(context)
+        self._home.follow(request.new_server_id)
+        return sync.NotifyNewIdResponse()
+
 
 # 64 KiB and not more when the link seems fast.
 SMALL_WINDOW = [("grpc.http2.lookahead_bytes", 65535), ("grpc.http2.bdp_probe", 0)]
 
 
 class Client:
-    """A channel to the node, with a connection of its own."""
+    """A channel to the node, with a connection of its own. `name`: of the node."""
 
-    def __init__(self, home, node, port=None, more=()):
+    def __init__(self, home, node, port=None, more=(), name="localhost"):
         self._home = home
         credentials = grpc.ssl_channel_credentials(node.certificate.read_bytes())
         options = [
-            ("grpc.ssl_target_name_override", "localhost"),
-            ("grpc.default_authority", "localhost"),
+            ("grpc.ssl_target_name_override", name),
+            ("grpc.default_authority", name),
             ("grpc.enable_http_proxy", 0),
             # Else channels of one process share connections.
             ("grpc.use_local_subchannel_pool", 1),
@@ -116,6 +121,12 @@ class Client:
     def pull(self, metadata=None):
         answer = self.postbox.Pull(sync.PullRequest(), metadata=self._metadata(metadata), timeout=PATIENCE)
         return list(answer.event_queue)
+
+    def notify_new_id(self, new_id, as_id):
+        """`as_id`: who the token says the caller is."""
+        request = sync.NotifyNewIdRequest(new_server_id=new_id)
+        metadata = [("authorization", self._home.header(as_id))]
+        return self.postbox.NotifyNewId(request, metadata=metadata, timeout=PATIENCE)
 
     def pull_later(self):
         return self.postbox.Pull.future(sync.PullRequest(), metadata=self._metadata(None), timeout=PATIENCE)

@@ -45,9 +45,11 @@ class Homeserver:
 
     def __init__(self, node):
         self._node = node
-        self._port = Port()
-        self.port = self._port.number
-        self.server_id = f"localhost:{self.port}"
+        # The id it knows the node by, and the new ones it was told.
+        self.node_id = node.server_id
+        self.told = []
+        self._ports = []
+        self.move()
         self.new_key()
         self._changed = threading.Condition()
         self.pushed = []
@@ -59,9 +61,18 @@ class Homeserver:
         self.may_answer.set()
 
     def close(self):
-        self._port.close()
+        for port in self._ports:
+            port.close()
 
     # ----- who it is
+
+    def move(self):
+        """From now on it goes by another id; returns the one it had."""
+        old = getattr(self, "server_id", None)
+        self._ports.append(Port())
+        self.port = self._ports[-1].number
+        self.server_id = f"localhost:{self.port}"
+        return old
 
     def new_key(self):
         self._key = ed25519.Ed25519PrivateKey.generate()
@@ -73,8 +84,8 @@ class Homeserver:
         data = data.SerializeToString()
         return types.Token(sig=(key or self._key).sign(data), data=data).SerializeToString()
 
-    def header(self):
-        return base64.b64encode(self.token()).decode()
+    def header(self, server_id=None):
+        return base64.b64encode(self.token(server_id=server_id)).decode()
 
     # ----- what the node calls
 
@@ -89,7 +100,7 @@ class Homeserver:
             key = ed25519.Ed25519PublicKey.from_public_bytes(self._node.key)
             key.verify(token.sig, token.data)
             data = sync.AuthData.FromString(token.data)
-            if data.server_id != self._node.server_id:
+            if data.server_id != self.node_id:
                 raise Refused(f"signed as {data.server_id}")
             if abs(data.time - time.time()) > TIME_WINDOW:
                 raise Refused(f"signed at {data.time}")
@@ -105,6 +116,13 @@ class Homeserver:
     def take(self, event):
         with self._changed:
             self.pushed.append(event)
+            self._changed.notify_all()
+
+    def follow(self, new_id):
+        """The node, which was verified under the id it had, goes by another one."""
+        with self._changed:
+            self.told.append(new_id)
+            self.node_id = new_id
             self._changed.notify_all()
 
     def hand_over(self):

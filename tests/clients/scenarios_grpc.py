@@ -341,5 +341,93 @@ def new_key(node, certificates):
         assert node.received(3) == expected
 
 
+def told_new_id(node, certificates):
+    """The node is renamed: each peer hears of it, before anything else and under
+    the id it knows. One is there, the other comes back later."""
+    home, late = Homeserver(node), Homeserver(node)
+    late_server = Server(late, certificates)
+    with running(Server(home, certificates)), running(late_server):
+        for it in (home, late):
+            met(node, it)
+            node.send(it.server_id, contract.added(1, 1))
+            it.wait_for_pushes(1)
+        waiting = [away(node, late, late_server), contract.added(2, 1)]
+        old, new = node.server_id, f"127.0.0.1:{node.port}"
+        node.run("server", "rename", new)
+        node.send(home.server_id, contract.added(2, 1))
+        node.send(late.server_id, contract.added(2, 1))
+        # Its token names the new id; one that names the old id would have been a fault.
+        assert home.wait_for_pushes(2)[1] == contract.added(2, 1)
+        assert home.told == [new] and home.node_id == new
+        assert node.wait(home.server_id, known_as="", state="live", queued=0)
+        # What it was told is true: there it finds the key it knows.
+        with Client(home, node, name="127.0.0.1") as client:
+            assert client.auth.Key(contract.auth.KeyRequest()).key == node.key
+        # Nothing is given under an id that the peer has not heard of.
+        with Client(late, node) as client:
+            assert client.pull() == []
+            shown = node.show(late.server_id)
+            assert (shown["queued"], shown["known_as"]) == (2, old), shown
+            late_server.start()
+            node.wait(late.server_id, known_as="")
+            assert late.told == [new]
+            assert client.pull() == waiting
+            assert client.pull() == []
+        node.wait(late.server_id, state="live", queued=0)
+        node.send(late.server_id, contract.added(3, 1))
+        assert late.wait_for_pushes(2)[1] == contract.added(3, 1)
+    assert not home.faults and not late.faults
+    assert home.told == [new] and late.told == [new]
+
+
+def was_taken(call):
+    """False: the node asks for patience."""
+    try:
+        call()
+    except grpc.RpcError as error:
+        assert error.code() == grpc.StatusCode.RESOURCE_EXHAUSTED, error
+        return False
+    return True
+
+
+def tells_new_id(node, certificates):
+    """The peer is renamed: the node follows it once a token names the new id."""
+    home, other = Homeserver(node), Homeserver(node)
+    before = Server(home, certificates)
+    with running(before), running(Server(other, certificates)), Client(home, node) as client:
+        met(node, home)
+        client.push(contract.added(1, 1))
+        node.send(home.server_id, contract.added(1, 1))
+        home.wait_for_pushes(1)
+        code = grpc.StatusCode
+        # Somebody else answers there.
+        old = home.server_id
+        text = refused(lambda: client.notify_new_id(other.server_id, old), code.PERMISSION_DENIED)
+        assert other.server_id in text and "another key" in text, text
+        assert node.show(old)["next_id"] == ""
+        assert home.move() == old
+        with running(Server(home, certificates)):
+            # A token that names the new id means nothing before the old one has said so.
+            refused(lambda: client.push(contract.added(9, 9)), code.PERMISSION_DENIED)
+            # An address makes the node look up one key a second.
+            until(lambda: was_taken(lambda: client.notify_new_id(home.server_id, old)), "the new id is taken")
+            shown = node.show(old)
+            assert (shown["server_id"], shown["next_id"]) == (old, home.server_id), shown
+            client.push(contract.added(2, 1))
+            shown = node.show(home.server_id)
+            assert (shown["server_id"], shown["former_ids"], shown["next_id"]) == (home.server_id, [old], ""), shown
+            # It is the same peer, what came before too.
+            expected = [(home.server_id, as_printed(contract.added(user, 1))) for user in (1, 2)]
+            assert node.received(2) == expected
+            # From now on it is called where it is now, by whichever name.
+            before.stop()
+            node.send(old, contract.added(2, 1))
+            node.send(home.server_id, contract.added(3, 1))
+            assert home.wait_for_pushes(3) == [contract.added(user, 1) for user in (1, 2, 3)]
+            node.wait(home.server_id, state="live", queued=0)
+            assert [it["peer"]["server_id"] for it in node.run("peer", "list")] == [home.server_id]
+    assert not home.faults and not other.faults and not other.pushed
+
+
 def _base64(event):
     return base64.b64encode(event.SerializeToString()).decode()
