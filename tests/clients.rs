@@ -1,8 +1,8 @@
 //! A stock Harmony peer written with another stack, from the contracts alone:
-//! Python with grpcio, and plain HTTP for hRPC. The programs stand in
+//! Python with grpcio, and plain HTTP or h2 for hRPC. The programs stand in
 //! `clients/`; each test starts a node and lets one scenario play with it.
 //!
-//! They need python3 with grpcio, grpcio-tools and cryptography, or
+//! They need python3 with grpcio, grpcio-tools, cryptography and h2, or
 //! `PILLARBOX_TEST_PYTHON`, which names a Python that has them. Where there is
 //! none they are passed over, but under `CI=true` they fail.
 #![allow(clippy::unwrap_used, reason = "a failure is a failed test")]
@@ -31,12 +31,12 @@ fn python() -> Option<&'static OsString> {
         if let Some(named) = env::var_os("PILLARBOX_TEST_PYTHON") {
             return Some(named);
         }
-        let imports = ["-c", "import grpc, grpc_tools, cryptography"];
+        let imports = ["-c", "import grpc, grpc_tools, cryptography, h2"];
         let able = Command::new("python3").args(imports).output().is_ok_and(|output| output.status.success());
         able.then(|| "python3".into())
     });
     if found.is_none() {
-        let what = "no Python with grpcio, grpcio-tools and cryptography (see PILLARBOX_TEST_PYTHON)";
+        let what = "no Python with grpcio, grpcio-tools, cryptography and h2 (see PILLARBOX_TEST_PYTHON)";
         assert!(env::var("CI").as_deref() != Ok("true"), "{what}");
         eprintln!("passed over: {what}");
     }
@@ -152,6 +152,11 @@ fn an_hrpc_peer_that_was_away_drains_its_queue_and_loses_nothing() {
 #[test]
 fn an_hrpc_client_is_answered_with_the_headers_and_errors_of_the_document() {
     play("hrpc_client", SOON);
+}
+
+#[test]
+fn an_hrpc_client_may_speak_http2() {
+    play("hrpc_over_http2", NEVER_BY_TIME);
 }
 
 #[test]

@@ -3,8 +3,8 @@
     run.py certificates DIRECTORY
     run.py SCENARIO --binary … --data-dir … (see `_arguments`)
 
-Exits 0 when the node did as the scenario says. Needs grpcio, grpcio-tools and
-cryptography. `tests/clients.rs` starts a node for each scenario and runs this.
+Exits 0 when the node did as the scenario says. Needs grpcio, grpcio-tools,
+cryptography and h2. `tests/clients.rs` starts a node for each scenario and runs this.
 """
 
 import argparse

@@ -1,4 +1,4 @@
-"""Scenarios with a stock homeserver that speaks hRPC over HTTP/1.1.
+"""Scenarios with a stock homeserver that speaks hRPC, over HTTP/1.1 unless they say so.
 
 Each takes the node and the directory of certificates, and fails by raising.
 """
@@ -7,6 +7,7 @@ import time
 
 import contract
 import grpc_peer
+import hrpc_h2
 from homeserver import Homeserver, running
 from hrpc_peer import KEY, PULL, PUSH, Client, Error, Server
 from node import as_printed, until
@@ -127,6 +128,35 @@ def hrpc_client(node, certificates):
                 assert client.key() == node.key
     assert node.received(len(sent)) == [(home.server_id, as_printed(event)) for event in sent]
     assert [letter["reason"] for letter in node.dead()] == ["unknown_kind"] * 2
+    assert not home.faults
+
+
+def hrpc_over_http2(node, certificates):
+    home = Homeserver(node)
+    server = Server(home, certificates)
+    sent = []
+    with running(server):
+        met(node, home)
+        with hrpc_h2.Client(home, node) as client:
+            assert client.key() == node.key
+            for event in every_kind(1) + [contract.invited(1, 1, "x" * 60_000)]:
+                client.push(event).message(contract.sync.PushResponse)
+                sent.append(event)
+            # Side by side on one connection.
+            request = contract.sync.PushRequest(event=contract.added(3, 1)).SerializeToString()
+            streams = [client.begin(KEY), client.begin(PUSH, request, authorization=home.header()), client.begin(KEY)]
+            first, second, third = [client.end(stream) for stream in reversed(streams)][::-1]
+            second.message(contract.sync.PushResponse)
+            sent.append(contract.added(3, 1))
+            for answer in (first, third):
+                assert answer.message(contract.auth.KeyResponse).key == node.key
+            _refusals(home, client)
+            # After all that the same connection still serves: more than its window holds.
+            waiting = queued(node, home, server, count=12, size=50_000)
+            assert client.pull() == waiting
+            assert client.pull() == []
+            node.wait(home.server_id, state="live", queued=0)
+    assert node.received(len(sent)) == [(home.server_id, as_printed(event)) for event in sent]
     assert not home.faults
 
 
