@@ -1,10 +1,9 @@
 //! Sessions, their parties and what they may store: who gets a message, or why
 //! it is refused.
 //!
-//! Pure: no I/O, no clock. One owner holds the [`Router`] behind a lock, asks it
-//! before a row is written, and tells it when rows were not written or are gone.
-//! What it decides is in memory at once; `undo*` takes back what the store
-//! refused. It knows no message and no body, only their sizes.
+//! Pure: no I/O, no clock. It stands behind one lock; what it decided goes to the
+//! writer in the order of the decisions. They are in memory at once; `undo` and
+//! `undo_announce` take back what the store refused. It knows sizes, no bodies.
 //!
 //! A session is *settled* once an event named its parties: only they send in it
 //! and are sent to. Any other session is *open*: who sends in it or subscribes to
@@ -73,8 +72,8 @@ pub struct Saved {
 pub struct Routed {
     /// In the order given, each once; of a broadcast: sorted.
     pub recipients: Vec<PartyRef>,
-    /// The sender became a party: its row, and that of the session, are due in
-    /// the same transaction (both may be there already).
+    /// The sender became a party: its row and the session's are due in the same
+    /// transaction, if they are not there, and `saved` once that is on disk.
     pub joined: bool,
     /// The session is kept until then. A message is kept for the retention.
     pub until: Millis,
@@ -97,8 +96,8 @@ struct Membership {
     owner: Option<PeerId>,
     settled: bool,
     parties: BTreeSet<PartyRef>,
-    /// Parties whose rows were not written when they were due.
-    unsaved: Vec<PartyRef>,
+    /// Parties whose rows are not known to be on disk.
+    unsaved: BTreeSet<PartyRef>,
 }
 
 #[derive(Debug, Default)]
@@ -134,7 +133,7 @@ impl Router {
     ) -> Self {
         let session = |saved: Saved| {
             let parties = saved.parties.into_iter().collect();
-            let members = Membership { owner: saved.owner, settled: saved.settled, parties, unsaved: vec![] };
+            let members = Membership { owner: saved.owner, settled: saved.settled, parties, ..Membership::default() };
             (saved.session, Session { members, until: saved.until, ..Session::default() })
         };
         let mut router = Self {
@@ -208,13 +207,10 @@ impl Router {
         self.route(now, session, from, &to, bytes)
     }
 
-    /// The message was not stored: its room is given back. `joined` as it was
-    /// answered: the sender's row is due again when it next sends or subscribes.
-    pub fn undo(&mut self, session: &str, from: &PartyRef, bytes: u64, joined: bool) {
+    /// The message was not stored: its room is given back. Its sender stays a
+    /// party, whose row is still due.
+    pub fn undo(&mut self, session: &str, from: &PartyRef, bytes: u64) {
         self.freed(session, from, bytes);
-        if joined {
-            self.undo_join(session, from);
-        }
     }
 
     /// Bodies were freed, of this sender in this session.
@@ -226,32 +222,30 @@ impl Router {
         }
     }
 
-    /// A party subscribes to the session; of an open one it becomes a party. True:
-    /// its row and the session's are due. In a settled session nobody joins; who is
-    /// no party there may listen and hears only what was sent to it.
-    pub fn join(&mut self, now: Millis, session: &str, party: &PartyRef) -> Result<bool, Refusal> {
+    /// A party subscribes to the session; of an open one it becomes a party. Then
+    /// its row and the session's (kept until the answer) are due, and `saved` once
+    /// they are on disk. In a settled session nobody joins; who is no party there
+    /// may listen and hears only what was sent to it.
+    pub fn join(&mut self, now: Millis, session: &str, party: &PartyRef) -> Result<Option<Millis>, Refusal> {
         check_session(session)?;
         check_party("party_id", &party.name)?;
         if let Some(known) = self.sessions.get(session)
             && known.members.settled
             && !known.members.parties.contains(party)
         {
-            return Ok(false);
+            return Ok(None);
         }
         self.check_place(session, party)?;
         let until = now.plus(self.retention);
-        Ok(self.enter(session, until).members.join(party))
+        let known = self.enter(session, until);
+        Ok(known.members.join(party).then_some(known.until))
     }
 
-    /// The row of a party that joined was not written. It stays a party, and the
-    /// row is due again when it next sends or subscribes.
-    pub fn undo_join(&mut self, session: &str, party: &PartyRef) {
-        if let Some(Session { members, .. }) = self.sessions.get_mut(session)
-            && members.parties.contains(party)
-            && !members.settled
-            && !members.unsaved.contains(party)
-        {
-            members.unsaved.push(party.clone());
+    /// The row of a party that joined is on disk. Until this is said the row is due
+    /// at each of its activities.
+    pub fn saved(&mut self, session: &str, party: &PartyRef) {
+        if let Some(known) = self.sessions.get_mut(session) {
+            known.members.unsaved.remove(party);
         }
     }
 
@@ -290,7 +284,7 @@ impl Router {
         known.members.owner = Some(owner);
         let settles = !parties.is_empty();
         if settles {
-            known.members = Membership { owner: Some(owner), settled: true, parties, unsaved: vec![] };
+            known.members = Membership { owner: Some(owner), settled: true, parties, ..Membership::default() };
         }
         Ok(Announced { until: known.until, settles, turn, before })
     }
@@ -373,11 +367,11 @@ impl Membership {
         if self.settled {
             return false;
         }
-        if !self.parties.contains(party) {
-            return self.parties.insert(party.clone());
+        if self.parties.contains(party) {
+            return self.unsaved.contains(party);
         }
-        let due = self.unsaved.iter().position(|unsaved| unsaved == party);
-        due.is_some_and(|at| self.unsaved.swap_remove(at) == *party)
+        self.parties.insert(party.clone());
+        self.unsaved.insert(party.clone())
     }
 }
 

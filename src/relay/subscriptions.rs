@@ -5,9 +5,9 @@
 //! So each message has one reader.
 //!
 //! Held behind one lock, together with what tells a reader that its share has
-//! changed. Before a reader takes a page, and before it hands one to its
-//! [`Window`](super::window::Window), it applies those changes (`let_go`,
-//! `rescan`), and it leaves out what was covered when it took the page. Else a
+//! changed. Before a reader takes a page, hands one to its
+//! [`Window`](super::window::Window) or sends, it applies those changes (`let_go`,
+//! `rescan`), and a page leaves out what was covered when it was taken. Else a
 //! message could overtake older ones of a session that was handed over meanwhile.
 
 use super::router::Refusal;

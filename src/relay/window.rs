@@ -184,10 +184,10 @@ impl Window {
 
     /// The row is final on disk: acknowledged, failed, expired.
     pub fn finished(&mut self, seq: u64) {
-        if self.drop_held(seq) || seq <= self.cursor {
-            return;
-        }
-        if let Some(reading) = &mut self.reading {
+        self.drop_held(seq);
+        if let Some(reading) = &mut self.reading
+            && seq > self.cursor
+        {
             reading.finished.insert(seq);
             if reading.finished.len() > self.redelivery.max {
                 reading.stale = true;
@@ -269,8 +269,8 @@ impl Window {
         self.fresh += 1;
     }
 
-    fn drop_held(&mut self, seq: u64) -> bool {
-        let Some(held) = self.held.remove(&seq) else { return false };
+    fn drop_held(&mut self, seq: u64) {
+        let Some(held) = self.held.remove(&seq) else { return };
         match held.stage {
             Stage::Fresh => self.fresh -= 1,
             Stage::Sent(at) => _ = self.timers.remove(&(at, seq)),
@@ -282,7 +282,6 @@ impl Window {
                 self.sessions.remove(&held.session);
             }
         }
-        true
     }
 
     /// Begins the wait for the acknowledgement of what is held.

@@ -121,3 +121,14 @@ impl Senders {
         }
     }
 }
+
+#[cfg(test)]
+impl Senders {
+    pub fn parties(&self) -> impl Iterator<Item = (&str, u64)> {
+        self.parties.iter().map(|(name, bytes)| (name.as_str(), *bytes))
+    }
+
+    pub fn servers(&self) -> impl Iterator<Item = (PeerId, u64)> {
+        self.servers.iter().map(|(peer, bytes)| (*peer, *bytes))
+    }
+}
