@@ -8,7 +8,7 @@ use proptest::prelude::*;
 use tempfile::TempDir;
 
 pub(super) const PEER: PeerId = PeerId(1);
-const OTHER: PeerId = PeerId(2);
+pub(super) const OTHER: PeerId = PeerId(2);
 
 /// Never full.
 pub(super) fn settings() -> Settings {
@@ -560,7 +560,7 @@ async fn a_database_of_a_newer_version_is_refused() {
     store.close().await;
     let mut writer = writing(&dir.path().join("pillarbox.db")).connect().await.unwrap();
     sqlx::query(
-        "INSERT INTO _sqlx_migrations SELECT 9999, 'later', installed_on, 1, checksum, 0 FROM _sqlx_migrations",
+        "INSERT INTO _sqlx_migrations SELECT 9999, 'later', installed_on, 1, checksum, 0 FROM _sqlx_migrations LIMIT 1",
     )
     .execute(&mut writer)
     .await
