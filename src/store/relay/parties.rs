@@ -24,6 +24,18 @@ impl Named for PartyRole {
         &[(Self::Persistent, "persistent"), (Self::Delegate, "delegate"), (Self::Temporary, "temporary")];
 }
 
+impl PartyRole {
+    /// As callers write it.
+    pub fn as_str(self) -> &'static str {
+        self.name()
+    }
+
+    /// `None`: not a role.
+    pub fn parse(text: &str) -> Option<Self> {
+        Self::named(text).ok()
+    }
+}
+
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PartyRow {
     /// Without the server.

@@ -597,6 +597,14 @@ async fn a_party_keeps_when_it_registered_first() {
     assert_eq!((rows.len(), rows[1].last_seen_at, rows[0].last_seen_at), (2, Millis(50), Millis(30)));
 }
 
+#[test]
+fn a_role_is_read_back_as_it_is_written() {
+    for role in [PartyRole::Persistent, PartyRole::Delegate, PartyRole::Temporary] {
+        assert_eq!(PartyRole::parse(role.as_str()), Some(role));
+    }
+    assert_eq!(PartyRole::parse("Delegate"), None);
+}
+
 #[tokio::test]
 async fn events_are_read_by_those_they_are_for() {
     let (dir, store) = store().await;
