@@ -86,9 +86,12 @@ impl Relay {
         changes.extend(routed.recipients.iter().map(|party| Change::Relay(Row::Deliver { party: party.clone() })));
         let relay = self.clone();
         Ok(Taken::new(changes, move |outcome| match outcome {
-            Outcome::Failed => relay.router().undo(&session, &from, bytes, routed.joined),
+            Outcome::Failed => relay.router().undo(&session, &from, bytes),
             // After an unknown one the rows tell; what is counted too much is right again after a start.
             Outcome::Committed(_) | Outcome::Unknown => {
+                if routed.joined && outcome != Outcome::Unknown {
+                    relay.router().saved(&session, &from);
+                }
                 relay.wake(&session, routed.recipients.iter().map(|party| &*party.name));
             }
         }))

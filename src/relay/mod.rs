@@ -286,14 +286,11 @@ impl Relay {
     /// Who subscribes in a session nobody announced is of its parties.
     async fn join(&self, session: &str, party: &str) -> Result<(), Error> {
         let party = PartyRef { peer: PeerId::SELF, name: party.to_owned() };
-        let now = Millis::now();
-        if !self.router().join(now, session, &party)? {
-            return Ok(());
-        }
-        let until = now.plus(self.0.config.retention);
+        let Some(until) = self.router().join(Millis::now(), session, &party)? else { return Ok(()) };
         let row = Row::Joined { session: session.to_owned(), party: party.clone(), until };
-        let stored = self.0.store.submit(Change::Relay(row)).await.map(drop);
-        stored.inspect_err(|_| self.router().undo_join(session, &party))
+        self.0.store.submit(Change::Relay(row)).await?;
+        self.router().saved(session, &party);
+        Ok(())
     }
 
     /// Makes a stream the reader of its party and session.

@@ -164,8 +164,11 @@ impl Relay {
         let id = message_id(number, tag);
         let letters = letters(&route, &routed.recipients, broadcast, &id, number, expires_at);
         if let Err(error) = self.commit(op, letters).await {
-            self.router().undo(&route.session, &from, bytes, routed.joined);
+            self.router().undo(&route.session, &from, bytes);
             return Err(error);
+        }
+        if routed.joined {
+            self.router().saved(&route.session, &from);
         }
         self.0.metrics.messages_routed.inc();
         self.wake(

@@ -87,7 +87,7 @@ fn check_text(field: &str, text: &str) -> Result<(), Error> {
 }
 
 fn role_of(field: &str, text: &str) -> Result<PartyRole, Error> {
-    PartyRole::of(text)
+    PartyRole::parse(text)
         .ok_or_else(|| Error::invalid(format!("{field}: {text:?}; it is persistent, delegate or temporary")))
 }
 

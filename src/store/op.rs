@@ -171,8 +171,9 @@ pub struct Done {
     /// The cursors of the op's `Inbound`s, in their order.
     pub cursors: Range<u64>,
     /// One for each change that takes rows away (`Settle`, `Bury…` of rows,
-    /// `DropDead`, `Trim…`, `RevokeToken`, and so in the relay), in their order. When several
-    /// `Settle`s of one peer are committed together, the last has their sum.
+    /// `DropDead`, `Trim…`, `RevokeToken`, and so in the relay), in their
+    /// order. When several `Settle`s of one peer are committed together, the
+    /// last has their sum.
     pub gone: Vec<Gone>,
     /// The bodies that `relay::Change::FreeBodies` and `TrimMessages` dropped.
     pub freed: Vec<relay::BodyBytes>,

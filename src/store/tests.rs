@@ -8,7 +8,7 @@ use proptest::prelude::*;
 use tempfile::TempDir;
 
 pub(super) const PEER: PeerId = PeerId(1);
-const OTHER: PeerId = PeerId(2);
+pub(super) const OTHER: PeerId = PeerId(2);
 
 /// Never full.
 pub(super) fn settings() -> Settings {

@@ -70,8 +70,10 @@ CREATE INDEX delivery_message ON delivery (message, peer, party);
 -- hundred thousand waiting in one reads a page of another at once. By
 -- finished_at, not state: the step to delivered leaves these indexes alone.
 -- created_at stands in them so that a page from a moment on skips the older
--- ones without reading their rows.
-CREATE INDEX delivery_open ON delivery (party, seq, created_at) WHERE peer = 0 AND finished_at IS NULL;
+-- ones without reading their rows; the two columns of the condition, so that
+-- counting reads none either.
+CREATE INDEX delivery_open ON delivery (party, seq, created_at, peer, finished_at)
+    WHERE peer = 0 AND finished_at IS NULL;
 CREATE INDEX delivery_open_session ON delivery (party, session, seq, created_at)
     WHERE peer = 0 AND finished_at IS NULL;
 CREATE INDEX delivery_unreported ON delivery (seq) WHERE state > reported;

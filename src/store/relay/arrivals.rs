@@ -64,3 +64,6 @@ pub(in crate::store) struct Given {
     /// The newest event; 0: none.
     pub(in crate::store) event: u64,
 }
+
+#[cfg(test)]
+mod tests;

@@ -42,23 +42,27 @@ fn event(columns: EventColumns) -> EventRow {
     }
 }
 
-/// [`EventColumns`] of what `source` has as `e`.
+/// [`EventColumns`] of what `source` has as `e`, their number by another name.
 macro_rules! select_events {
-    ($source:literal) => {
+    ($number:literal, $source:literal) => {
         concat!(
-            "SELECT e.number, e.event_id, e.owner, e.session, e.kind, e.created_at, e.expires_at, e.body FROM ",
+            "SELECT ",
+            $number,
+            ", e.event_id, e.owner, e.session, e.kind, e.created_at, e.expires_at, e.body FROM ",
             $source
         )
     };
 }
 
 const PAGE: &str =
-    select_events!("session_event e WHERE e.number > $1 AND e.expires_at > $2 ORDER BY e.number LIMIT $3");
-/// Two lists in the order of the numbers, which SQLite merges as they come.
+    select_events!("e.number", "session_event e WHERE e.number > $1 AND e.expires_at > $2 ORDER BY e.number LIMIT $3");
+/// Two lists in the order of the numbers, which SQLite merges as they come. The
+/// second must show the column of its index, or it is sorted first.
 pub(super) const PARTY_PAGE: &str = concat!(
-    select_events!("session_event e WHERE e.named IS NULL AND e.number > $1 AND e.expires_at > $2"),
+    select_events!("e.number", "session_event e WHERE e.named IS NULL AND e.number > $1 AND e.expires_at > $2"),
     " UNION ALL ",
     select_events!(
+        "p.event",
         "event_party p CROSS JOIN session_event e ON e.number = p.event
          WHERE p.party = $4 AND p.event > $1 AND e.expires_at > $2"
     ),

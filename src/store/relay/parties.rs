@@ -25,14 +25,14 @@ impl Named for PartyRole {
 }
 
 impl PartyRole {
-    /// As the contract writes it.
+    /// As callers write it.
     pub fn as_str(self) -> &'static str {
         self.name()
     }
 
-    /// `None`: there is no such role.
-    pub fn of(text: &str) -> Option<Self> {
-        Self::NAMES.iter().find(|(_, name)| *name == text).map(|(role, _)| *role)
+    /// `None`: not a role.
+    pub fn parse(text: &str) -> Option<Self> {
+        Self::named(text).ok()
     }
 }
 

@@ -23,6 +23,14 @@ const FREED_BYTES: usize = 64 << 20;
 /// Rows that hang on what one change removes.
 const HANGING_ROWS: usize = 4 * ROWS_AN_OP;
 
+pub(super) const DUE: &str =
+    "SELECT number, open, origin FROM message WHERE open > 0 AND expires_at <= $1 ORDER BY expires_at LIMIT $2";
+pub(super) const FREEABLE: &str =
+    "SELECT number, size, session, origin, sender FROM message WHERE open = 0 AND freed = 0
+     ORDER BY number LIMIT $1";
+pub(super) const OVER: &str = "SELECT number, recipients, size, session, origin, sender, freed FROM message
+     WHERE open = 0 AND expires_at < $1 ORDER BY expires_at LIMIT $2";
+
 /// A delivery that failed because its message expired.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Expired {
@@ -100,13 +108,8 @@ async fn fail_remote(
 }
 
 async fn fail(connection: &mut SqliteConnection, now: Millis, limit: usize) -> Result<Vec<Expired>, sqlx::Error> {
-    let due: Vec<(i64, i64, i64)> = sqlx::query_as(
-        "SELECT number, open, origin FROM message WHERE open > 0 AND expires_at <= $1 ORDER BY expires_at LIMIT $2",
-    )
-    .bind(now.0)
-    .bind(count(limit.min(ROWS_AN_OP)))
-    .fetch_all(&mut *connection)
-    .await?;
+    let due: Vec<(i64, i64, i64)> =
+        sqlx::query_as(DUE).bind(now.0).bind(count(limit.min(ROWS_AN_OP))).fetch_all(&mut *connection).await?;
     let due = &due[..page_len(due.iter().map(|(_, open, _)| *open), limit.min(HANGING_ROWS))];
     if due.is_empty() {
         return Ok(Vec::new());
@@ -149,13 +152,8 @@ fn freed(shares: Shares) -> Vec<BodyBytes> {
 }
 
 async fn free(connection: &mut SqliteConnection, limit: usize) -> Result<(Gone, Vec<BodyBytes>), sqlx::Error> {
-    let found: Vec<(i64, i64, String, i64, String)> = sqlx::query_as(
-        "SELECT number, size, session, origin, sender FROM message WHERE open = 0 AND freed = 0
-         ORDER BY number LIMIT $1",
-    )
-    .bind(count(limit.min(ROWS_AN_OP)))
-    .fetch_all(&mut *connection)
-    .await?;
+    let found: Vec<(i64, i64, String, i64, String)> =
+        sqlx::query_as(FREEABLE).bind(count(limit.min(ROWS_AN_OP))).fetch_all(&mut *connection).await?;
     let rows = page_len(found.iter().map(|(_, size, ..)| *size), FREED_BYTES);
     let (mut gone, mut shares, mut numbers) = (Gone::default(), Shares::new(), Vec::new());
     for (number, size, session, origin, sender) in found.into_iter().take(rows) {
@@ -198,14 +196,11 @@ async fn trim_messages(
     expired_before: Millis,
     limit: usize,
 ) -> Result<(Gone, Vec<BodyBytes>), sqlx::Error> {
-    let mut over: Vec<Over> = sqlx::query_as(
-        "SELECT number, recipients, size, session, origin, sender, freed FROM message
-         WHERE open = 0 AND expires_at < $1 ORDER BY expires_at LIMIT $2",
-    )
-    .bind(expired_before.0)
-    .bind(count(limit.min(ROWS_AN_OP)))
-    .fetch_all(&mut *connection)
-    .await?;
+    let mut over: Vec<Over> = sqlx::query_as(OVER)
+        .bind(expired_before.0)
+        .bind(count(limit.min(ROWS_AN_OP)))
+        .fetch_all(&mut *connection)
+        .await?;
     over.truncate(page_len(over.iter().map(|row| row.recipients), HANGING_ROWS));
     over.truncate(page_len(over.iter().map(Over::kept_bytes), FREED_BYTES));
     if over.is_empty() {

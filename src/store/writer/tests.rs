@@ -41,7 +41,7 @@ impl Handle {
         self.requests.max_capacity() - self.requests.capacity()
     }
 
-    async fn execute(&self, statement: &'static str) {
+    pub(in crate::store) async fn execute(&self, statement: &'static str) {
         let (done, waited) = oneshot::channel();
         assert!(self.requests.send(Request::Execute(statement, done)).await.is_ok());
         waited.await.unwrap();
