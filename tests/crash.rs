@@ -14,6 +14,7 @@ mod crash {
     mod kill;
     mod ledger;
     mod load;
+    mod parties;
     mod start;
     mod writer;
 }
