@@ -10,7 +10,7 @@ mod world;
 
 use std::{collections::BTreeMap, ops::Range, panic::catch_unwind};
 
-const SEEDS: u64 = 3_000;
+const SEEDS: u64 = 1_500;
 
 /// What happened, by name, in how many cases.
 type Sights = BTreeMap<&'static str, u64>;
