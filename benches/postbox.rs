@@ -1,5 +1,5 @@
-//! The benchmarks of the postbox, against real nodes: each a process of its
-//! own, TLS on, keys pinned.
+//! The benchmarks of the postbox and of the router on it, against real nodes:
+//! each a process of its own, TLS on, keys pinned.
 //!
 //! `cargo bench --bench postbox [-- NAME…] [--quick] [--json]`
 //!
@@ -17,6 +17,10 @@ mod echo;
 mod idle;
 #[path = "postbox/load.rs"]
 mod load;
+#[path = "postbox/nats.rs"]
+mod nats;
+#[path = "postbox/parties.rs"]
+mod parties;
 #[path = "../tests/common/process.rs"]
 mod process;
 #[path = "postbox/report.rs"]
@@ -31,7 +35,8 @@ use std::{env, process::ExitCode, time::Duration};
 
 type Failure = Box<dyn std::error::Error + Send + Sync>;
 
-const NAMES: [&str; 5] = ["baselines", "idle", "send", "push", "drain"];
+const NAMES: [&str; 10] =
+    ["baselines", "idle", "send", "push", "drain", "route", "latency", "broadcast", "subscribed", "nats"];
 /// How this program is told to be the echo server; a directory follows.
 const ECHO: &str = "--echo-server";
 
@@ -45,10 +50,16 @@ struct Size {
     pushes: u64,
     /// Events drained by Pull.
     drained: u64,
+    /// Messages whose way is timed.
+    timed: usize,
+    /// Parties that subscribe at once.
+    parties: usize,
 }
 
-const FULL: Size = Size { rounds: 3, span: Duration::from_secs(3), pushes: 10_000, drained: 1_000_000 };
-const QUICK: Size = Size { rounds: 1, span: Duration::from_millis(500), pushes: 1_000, drained: 50_000 };
+const FULL: Size =
+    Size { rounds: 3, span: Duration::from_secs(3), pushes: 10_000, drained: 1_000_000, timed: 2_000, parties: 2_000 };
+const QUICK: Size =
+    Size { rounds: 1, span: Duration::from_millis(500), pushes: 1_000, drained: 50_000, timed: 200, parties: 200 };
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = env::args().skip(1).collect();
@@ -94,6 +105,11 @@ async fn run(arguments: &[String]) -> Result<(), Failure> {
             "idle" => idle::run(&mut report, size).await?,
             "send" => send::run(&mut report, size).await?,
             "push" => delivery::push(&mut report, size).await?,
+            "route" => parties::route(&mut report, size).await?,
+            "latency" => parties::latency(&mut report, size).await?,
+            "broadcast" => parties::broadcast(&mut report, size).await?,
+            "subscribed" => parties::subscribed(&mut report, size).await?,
+            "nats" => nats::run(&mut report, size).await?,
             _ => delivery::drain(&mut report, size).await?,
         }
     }

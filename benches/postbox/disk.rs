@@ -77,7 +77,7 @@ fn rate(done: u64, since: Instant) -> f64 {
 }
 
 /// Over pages that are there already, as a write-ahead log does it most of the time.
-fn fdatasyncs(dir: &Path, span: Duration) -> Result<f64, Failure> {
+pub fn fdatasyncs(dir: &Path, span: Duration) -> Result<f64, Failure> {
     const PAGES: u64 = 1024;
     let file = File::create(dir.join("pages"))?;
     let page = [0x2a; 4096];

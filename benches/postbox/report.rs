@@ -10,6 +10,8 @@ pub enum Aim {
     Ratio(f64),
     AtLeast(f64),
     AtMost(f64),
+    /// At most so many times its baseline.
+    RatioAtMost(f64),
 }
 
 /// One thing, measured once a round.
@@ -48,6 +50,7 @@ impl Figure {
         let value = median(&self.values);
         Some(match self.aim? {
             Aim::Ratio(least) => (format!("ratio >= {least}"), self.ratio()? >= least),
+            Aim::RatioAtMost(most) => (format!("ratio <= {most}"), self.ratio()? <= most),
             Aim::AtLeast(least) => (format!(">= {} {}", number(least), self.unit), value >= least),
             Aim::AtMost(most) => (format!("<= {} {}", number(most), self.unit), value <= most),
         })
