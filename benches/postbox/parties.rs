@@ -145,7 +145,7 @@ pub async fn latency(report: &mut Report, size: Size) -> Result<(), Failure> {
     let far = format!("carol@{}", b.server_id);
     // Until the two have met there is no parcel peer.
     let deadline = Instant::now() + Duration::from_secs(30);
-    while let Err(status) = at_a.route("met", vec![far.clone()]).await {
+    while let Err(status) = at_a.route("met", vec![format!("dave@{}", b.server_id)]).await {
         if Instant::now() > deadline {
             return Err(status.into());
         }
