@@ -153,12 +153,15 @@ impl Federation {
                 Ok(self.enqueue(op).await?.numbers.start)
             }
             Direction::In => {
-                let row = Row { position: None, body: letter.body };
+                let rows = [Row { position: None, body: letter.body }];
                 // A parcel without its place in the stream is buried before it would be opened.
                 let mut open = |parcel: Parcel| Err(Refused { reason: "resent".into(), row_id: parcel.id });
                 let peer = self.0.registry.by_row(letter.peer);
-                let room = peer.as_ref().map_or(Rows::UNBOUNDED, |peer| peer.lists().room());
-                let plan = inbox::plan(letter.peer, Mark::default(), &[row], room, Millis::now(), &mut open);
+                let room = match &peer {
+                    Some(peer) => self.0.room(peer, Mark::default(), &rows).await,
+                    None => Rows::UNBOUNDED,
+                };
+                let plan = inbox::plan(letter.peer, Mark::default(), &rows, room, Millis::now(), &mut open);
                 if let Some(reason) = plan.dead.first() {
                     return Err(Error::Precondition(format!("dead letter {id} still cannot be applied: {reason}")));
                 }

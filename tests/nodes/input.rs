@@ -245,6 +245,12 @@ fn invite(user_id: u64) -> Bytes {
     Event { kind: Some(Kind::UserInvited(invited)) }.encode_to_vec().into()
 }
 
+/// The user wants no such invite.
+fn rejected(user_id: u64) -> Bytes {
+    let rejected = UserRejectedInvite { guild_id: 7, user_id, invite_id: "i".into() };
+    Event { kind: Some(Kind::UserRejectedInvite(rejected)) }.encode_to_vec().into()
+}
+
 #[tokio::test]
 async fn a_peer_that_has_filled_the_list_of_invites_adds_no_more_to_it() {
     let (mut node, faulty) = pair().await;
@@ -271,23 +277,26 @@ async fn a_peer_that_has_filled_the_list_of_invites_adds_no_more_to_it() {
         (letter.reason.as_str(), letter.direction, &letter.body),
         ("list_full", Direction::In, &invite(INVITES_MAX))
     );
+    faulty.push(&node, invite(INVITES_MAX + 1)).await.unwrap();
     let refused = node.federation().resend_dead(letters[0].id).await.unwrap_err().to_string();
     assert!(refused.contains("list_full"), "{refused}");
     // It blocks nothing, and what the node sends goes on as before.
     faulty.push(&node, event(5)).await.unwrap();
-    let rejected = UserRejectedInvite { guild_id: 7, user_id: 3, invite_id: "i".into() };
-    let rejected = Event { kind: Some(Kind::UserRejectedInvite(rejected)) }.encode_to_vec();
-    node.federation().send(&faulty.id, vec![rejected.into()]).await.unwrap();
+    node.federation().send(&faulty.id, vec![rejected(3)]).await.unwrap();
     eventually!(faulty.pushes() == 1);
 
     // One was taken off the list.
     node.stop().await;
     node.start_again().await;
     node.federation().resend_dead(letters[0].id).await.unwrap();
+    // So was another one since: the rows are counted before the list counts as full.
+    node.federation().send(&faulty.id, vec![rejected(4)]).await.unwrap();
+    let second = dead(&node).await[0].id;
+    node.federation().resend_dead(second).await.unwrap();
     assert_eq!(dead(&node).await, []);
     // A peer that is removed and comes back has no new list.
     node.federation().remove_peer(&node.peer(&faulty.id)).await.unwrap();
     node.add(&faulty.id, faulty.key).await;
-    faulty.push(&node, invite(INVITES_MAX + 1)).await.unwrap();
+    faulty.push(&node, invite(INVITES_MAX + 2)).await.unwrap();
     assert_eq!(dead(&node).await.len(), 1);
 }
