@@ -7,6 +7,7 @@
 //! behind it, nothing vanishes.
 
 use super::{
+    lists::Rows,
     parcels::{self, PARCEL_MAX},
     stream::{Mark, Position, Verdict, judge},
 };
@@ -52,6 +53,8 @@ pub struct Plan {
     pub taken: usize,
     /// Reasons of the dead letters among them.
     pub dead: Vec<&'static str>,
+    /// What they may add to the lists.
+    pub added: Rows,
     /// Parcels among them that were refused.
     pub refused: usize,
     /// For each parcel among them that was taken: which of the op's numbers
@@ -59,46 +62,80 @@ pub struct Plan {
     pub letters: Vec<Range<u64>>,
 }
 
+/// The reason of an event that would add to a list in which its sender has no room.
+const LIST_FULL: &str = "list_full";
+
 /// The largest event of its kind.
 pub fn limit(body: &Bytes) -> usize {
     if body.len() > EVENT_MAX && parcels::read(body).is_some() { PARCEL_MAX } else { EVENT_MAX }
 }
 
+/// Whether some of these rows would find a list full. Opens no parcel: that
+/// must be done once, by whoever applies them.
+pub fn overfills(mark: Mark, rows: &[Row], mut room: Rows) -> bool {
+    let due = due(mark, rows).0;
+    let bytes = due.iter().map(|row| row.body.len()).sum();
+    !room.is_ample(due.len(), bytes) && due.iter().any(|row| read(row).is_ok_and(|kind| !fits(&kind, &mut room)))
+}
+
 /// Judges the rows of `peer` against `mark`. Rows without positions are all
-/// taken: their sender numbers nothing. `open`: what a parcel changes; asked
-/// for each that takes effect, in their order.
+/// taken: their sender numbers nothing. `room`: what they may add to the lists.
+/// `open`: what a parcel changes; asked for each that takes effect, in their
+/// order.
 pub fn plan(
     peer: PeerId,
     mark: Mark,
     rows: &[Row],
+    room: Rows,
     now: Millis,
     open: &mut dyn FnMut(Parcel) -> Result<Vec<Change>, Refused>,
 ) -> Plan {
-    let positions: Option<Vec<Position>> = rows.iter().map(|row| row.position).collect();
-    let (skip, take, reached) = match positions {
-        None => (0, rows.len(), mark),
-        Some(positions) => match judge(mark, &positions) {
-            Verdict::Apply { skip, take, mark } => (skip, take, mark),
-            Verdict::Forked => (0, 0, mark),
-        },
+    let (due, reached) = due(mark, rows);
+    let mut plan = Plan {
+        op: Op { changes: Vec::with_capacity(2 * due.len() + 1) },
+        mark: reached,
+        taken: due.len(),
+        dead: vec![],
+        added: Rows::default(),
+        refused: 0,
+        letters: vec![],
     };
-    let changes = Vec::with_capacity(2 * take + 1);
-    let mut plan = Plan { op: Op { changes }, mark: reached, taken: take, dead: vec![], refused: 0, letters: vec![] };
     if reached != mark {
         plan.op.push(Change::Mark { peer, was: (mark.epoch, mark.number), now: reached });
     }
-    let mut number = 0;
-    for row in &rows[skip..skip + take] {
+    let (mut left, mut number) = (room, 0);
+    for row in due {
         match read(row) {
             Err(reason) => plan.bury(peer, row, now, reason),
             Ok(Kind::Parcel(parcel)) => plan.open(peer, parcel, now, &mut number, open),
+            Ok(kind) if !fits(&kind, &mut left) => plan.bury(peer, row, now, LIST_FULL),
             Ok(kind) => {
                 plan.op.changes.extend(effect(peer, kind));
                 plan.op.push(Change::Inbound { peer, received_at: now, body: row.body.clone() });
             }
         }
     }
+    plan.added = room - left;
     plan
+}
+
+/// Those of the rows whose turn it is, and the mark behind them.
+fn due(mark: Mark, rows: &[Row]) -> (&[Row], Mark) {
+    let positions: Option<Vec<Position>> = rows.iter().map(|row| row.position).collect();
+    match positions.map(|positions| judge(mark, &positions)) {
+        None => (rows, mark),
+        Some(Verdict::Apply { skip, take, mark }) => (&rows[skip..skip + take], mark),
+        Some(Verdict::Forked) => (&[], mark),
+    }
+}
+
+/// Takes what an event adds to the lists out of the room; false: there is none.
+fn fits(kind: &Kind, room: &mut Rows) -> bool {
+    match kind {
+        Kind::UserAddedToGuild(_) => room.take_guild(),
+        Kind::UserInvited(invited) => room.take_invite(invited.invite_id.len()),
+        Kind::UserRemovedFromGuild(_) | Kind::UserRejectedInvite(_) | Kind::Parcel(_) => true,
+    }
 }
 
 /// The event of a row, or why there is none that could be taken.

@@ -11,6 +11,7 @@ mod gate;
 mod inbox;
 mod janitor;
 mod keys;
+mod lists;
 mod mailroom;
 mod operator;
 mod parcels;
@@ -37,14 +38,20 @@ use crate::{
     identity::node_key::NodeKey,
     metrics::Metrics,
     net::dial::Dialer,
-    store::{Change, Op, Store},
-    types::{Millis, ServerId},
+    store::{Change, ListTotal, Op, Store},
+    types::{Mark, Millis, PeerId, ServerId},
 };
 use bytes::Bytes;
 use gate::Admission;
+use inbox::Row;
 use keys::Keys;
+use lists::{Counting, Rows};
 use registry::Registry;
-use std::sync::{Arc, PoisonError, RwLock};
+use std::{
+    collections::HashMap,
+    sync::{Arc, PoisonError, RwLock},
+    time::Instant,
+};
 use tokio::sync::{Mutex, Semaphore};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
@@ -88,6 +95,7 @@ struct Inner {
     registry: Registry,
     keys: Keys,
     failing_attempts: Semaphore,
+    counting: Counting,
     before_rename: BeforeRename,
     letters: Arc<dyn Letters>,
     /// Held while rows become dead letters and their makers are told.
@@ -119,6 +127,7 @@ impl Federation {
             registry,
             keys: Keys::new(tasks.clone(), stop.clone()),
             failing_attempts: Semaphore::new(FAILING_ATTEMPTS),
+            counting: Counting::default(),
             before_rename,
             letters,
             burials: Mutex::new(()),
@@ -189,10 +198,46 @@ impl Inner {
         self.own.read().unwrap_or_else(PoisonError::into_inner).former.clone()
     }
 
+    /// What rows of a peer may add to the lists. Before a list counts as full,
+    /// its rows are counted.
+    async fn room(&self, peer: &Peer, mark: Mark, rows: &[Row]) -> Rows {
+        let room = peer.lists().room();
+        match inbox::overfills(mark, rows, room) && self.count_lists(Instant::now()).await {
+            true => peer.lists().room(),
+            false => room,
+        }
+    }
+
+    /// Counts what every peer has made of the lists, unless that was done a
+    /// moment ago; returns whether it was.
+    async fn count_lists(&self, now: Instant) -> bool {
+        if !self.counting.is_due(now) {
+            return false;
+        }
+        let peers: Vec<_> = self.registry.all().into_iter().map(|peer| (peer.lists().added(), peer)).collect();
+        match self.store.list_totals().await {
+            Ok(totals) => {
+                for (before, peer) in peers {
+                    peer.lists().counted(rows_of(&totals, peer.row_id()), before);
+                }
+                true
+            }
+            Err(error) => {
+                tracing::warn!(%error, "the guild and invite lists cannot be counted");
+                false
+            }
+        }
+    }
+
     fn is_own_id(&self, id: &str) -> bool {
         let own = self.own.read().unwrap_or_else(PoisonError::into_inner);
         own.id.as_str() == id || own.former.iter().any(|former| former.as_str() == id)
     }
+}
+
+fn rows_of(totals: &HashMap<PeerId, ListTotal>, peer: PeerId) -> Rows {
+    let total = totals.get(&peer).copied().unwrap_or_default();
+    Rows { guilds: total.guilds, invites: total.invites, invite_bytes: total.invite_bytes }
 }
 
 fn check_events(events: &[Bytes]) -> Result<(), Error> {

@@ -6,7 +6,9 @@ use super::{
     Federation,
     driver::{Command, View},
     inbox::{self, Refused, Row},
-    janitor, parcels,
+    janitor,
+    lists::Rows,
+    parcels,
     peers::Peer,
     registry::AddPeer,
 };
@@ -151,16 +153,25 @@ impl Federation {
                 Ok(self.enqueue(op).await?.numbers.start)
             }
             Direction::In => {
-                let row = Row { position: None, body: letter.body };
+                let rows = [Row { position: None, body: letter.body }];
                 // A parcel without its place in the stream is buried before it would be opened.
                 let mut open = |parcel: Parcel| Err(Refused { reason: "resent".into(), row_id: parcel.id });
-                let plan = inbox::plan(letter.peer, Mark::default(), &[row], Millis::now(), &mut open);
+                let peer = self.0.registry.by_row(letter.peer);
+                let room = match &peer {
+                    Some(peer) => self.0.room(peer, Mark::default(), &rows).await,
+                    None => Rows::UNBOUNDED,
+                };
+                let plan = inbox::plan(letter.peer, Mark::default(), &rows, room, Millis::now(), &mut open);
                 if let Some(reason) = plan.dead.first() {
                     return Err(Error::Precondition(format!("dead letter {id} still cannot be applied: {reason}")));
                 }
                 let mut op = Op::from(Change::DropDead { id });
                 op.changes.extend(plan.op.changes);
-                Ok(self.0.store.submit(op).await?.cursors.start)
+                let cursor = self.0.store.submit(op).await?.cursors.start;
+                if let Some(peer) = peer {
+                    peer.lists().add(plan.added);
+                }
+                Ok(cursor)
             }
         }
     }

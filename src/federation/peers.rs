@@ -1,10 +1,10 @@
 //! One peer as the rest of the node sees it: who it is, how it fares, how to
 //! talk to its driver.
 //!
-//! Owns the bound of the peer's queue and the memory of its nonces. Its row is
+//! Owns the bounds of the peer's queue and lists and the memory of its nonces. Its row is
 //! changed by the registry alone; its streams by its driver alone.
 
-use super::{delivery, driver::Command, stream::Mark};
+use super::{delivery, driver::Command, lists::Lists, stream::Mark};
 use crate::{
     error::Error,
     net::{
@@ -66,6 +66,7 @@ pub struct Peer {
     queued_events: AtomicU64,
     queued_bytes: AtomicU64,
     failing: AtomicBool,
+    lists: Lists,
     health: Mutex<Health>,
     nonces: Mutex<Nonces>,
 }
@@ -83,6 +84,7 @@ impl Peer {
             queued_events: AtomicU64::new(queued.0),
             queued_bytes: AtomicU64::new(queued.1),
             failing: AtomicBool::new(false),
+            lists: Lists::default(),
             health: Mutex::new(health),
             nonces: Mutex::default(),
         }
@@ -191,6 +193,11 @@ impl Peer {
 
     pub(super) fn watch_newest(&self) -> watch::Receiver<u64> {
         self.newest.subscribe()
+    }
+
+    /// What it has added to the guild and invite lists.
+    pub(super) fn lists(&self) -> &Lists {
+        &self.lists
     }
 
     // ----- its driver

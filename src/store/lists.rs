@@ -7,7 +7,7 @@ use super::{
     rows::{ManyRows, Script, bits, unbits},
 };
 use crate::{error::Error, types::PeerId};
-use std::sync::LazyLock;
+use std::{collections::HashMap, sync::LazyLock};
 
 /// An invite that waits for a user.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -18,7 +18,38 @@ pub struct InviteRow {
     pub inviter: u64,
 }
 
+/// What one peer has in the lists.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct ListTotal {
+    pub guilds: u64,
+    pub invites: u64,
+    /// Bytes of the invites' ids.
+    pub invite_bytes: u64,
+}
+
 impl Store {
+    /// What every peer has in the lists that has anything. Reads all of them.
+    pub async fn list_totals(&self) -> Result<HashMap<PeerId, ListTotal>, Error> {
+        let guilds: Vec<(i64, i64)> = sqlx::query_as("SELECT peer, count(*) FROM guild GROUP BY peer")
+            .fetch_all(&self.readers)
+            .await
+            .map_err(error)?;
+        let invites: Vec<(i64, i64, i64)> =
+            sqlx::query_as("SELECT peer, count(*), sum(octet_length(invite_id)) FROM invite GROUP BY peer")
+                .fetch_all(&self.readers)
+                .await
+                .map_err(error)?;
+        let mut totals = HashMap::<PeerId, ListTotal>::new();
+        for (peer, rows) in guilds {
+            totals.entry(PeerId(peer)).or_default().guilds = unbits(rows);
+        }
+        for (peer, rows, bytes) in invites {
+            let total = totals.entry(PeerId(peer)).or_default();
+            (total.invites, total.invite_bytes) = (unbits(rows), unbits(bytes));
+        }
+        Ok(totals)
+    }
+
     /// The guilds of a user, and the server of each.
     pub async fn guilds(&self, user: u64) -> Result<Vec<(u64, PeerId)>, Error> {
         let found: Vec<(i64, i64)> =

@@ -23,7 +23,7 @@ mod writer;
 
 pub use dead::{DeadLetter, DeadRow, DeadTotal, Direction};
 pub use inbound::InboundRow;
-pub use lists::InviteRow;
+pub use lists::{InviteRow, ListTotal};
 pub use node::{FormerId, NodeRow};
 pub use op::{Change, Done, Gone, Op, ROWS_AN_OP, StreamOut};
 pub use outbox::{OutRow, QueueTotal};

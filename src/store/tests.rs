@@ -432,6 +432,11 @@ async fn guilds_and_invites_follow_the_last_word() {
     store.submit(vec![invite("b", None), invite("c", None)]).await.unwrap();
     let left = InviteRow { invite: "a".into(), peer: PEER, inviter: u64::MAX };
     assert_eq!(store.invites(1).await.unwrap(), [left]);
+    store.submit(invite("ä✉", Some(1))).await.unwrap();
+    let totals = store.list_totals().await.unwrap();
+    assert_eq!(totals[&PEER], ListTotal { guilds: 79, invites: 2, invite_bytes: 6 });
+    assert_eq!(totals[&OTHER], ListTotal { guilds: 1, invites: 0, invite_bytes: 0 });
+    assert_eq!(totals.len(), 2);
     store.submit((0..80).map(|at| guild(at, PEER, false)).collect::<Vec<_>>()).await.unwrap();
     assert_eq!(store.guilds(u64::MAX).await.unwrap(), [(u64::MAX, OTHER)]);
 }

@@ -11,9 +11,14 @@ use crate::{
 use bytes::Bytes;
 use pillarbox::{
     federation::{EVENT_MAX, SEND_MAX},
-    store::{DeadRow, Direction},
+    proto::protocol::sync::v1::{
+        Event,
+        event::{Kind, UserInvited, UserRejectedInvite},
+    },
+    store::{Change, DeadRow, Direction, Store},
     types::ServerId,
 };
+use prost::Message;
 use tonic::Code;
 
 async fn pair() -> (TestNode, Faulty) {
@@ -230,4 +235,68 @@ async fn a_receiver_that_was_removed_and_added_again_gets_nothing_twice() {
     b.add(&a.id, a.key).await;
     assert_eq!(b.log(4).await, [0, 1, 2, 3, 4]);
     eventually!(a.is_drained(&b.id).await);
+}
+
+/// What a peer may have in the list of invites.
+const INVITES_MAX: u64 = 100_000;
+
+fn invite(user_id: u64) -> Bytes {
+    let invited = UserInvited { user_id, inviter_id: 1, invite_id: "i".into() };
+    Event { kind: Some(Kind::UserInvited(invited)) }.encode_to_vec().into()
+}
+
+/// The user wants no such invite.
+fn rejected(user_id: u64) -> Bytes {
+    let rejected = UserRejectedInvite { guild_id: 7, user_id, invite_id: "i".into() };
+    Event { kind: Some(Kind::UserRejectedInvite(rejected)) }.encode_to_vec().into()
+}
+
+#[tokio::test]
+async fn a_peer_that_has_filled_the_list_of_invites_adds_no_more_to_it() {
+    let (mut node, faulty) = pair().await;
+    let peer = node.peer(&faulty.id).row_id();
+    node.stop().await;
+    let store = Store::open(&node.config.data_dir).await.unwrap();
+    for from in (2..INVITES_MAX).step_by(10_000) {
+        let users = from..(from + 10_000).min(INVITES_MAX);
+        let put = |user| Change::Invite { user, invite: "i".into(), peer, inviter: Some(1) };
+        store.submit(users.map(put).collect::<Vec<_>>()).await.unwrap();
+    }
+    store.close().await;
+    node.start_again().await;
+    // An invite that came twice is one row: before a list counts as full its rows are counted.
+    for user in [0, 0, 1] {
+        faulty.push(&node, invite(user)).await.unwrap();
+    }
+    assert_eq!(dead(&node).await, []);
+    faulty.push(&node, invite(INVITES_MAX)).await.unwrap();
+    let letters = dead(&node).await;
+    assert_eq!(letters.len(), 1);
+    let letter = &letters[0].letter;
+    assert_eq!(
+        (letter.reason.as_str(), letter.direction, &letter.body),
+        ("list_full", Direction::In, &invite(INVITES_MAX))
+    );
+    faulty.push(&node, invite(INVITES_MAX + 1)).await.unwrap();
+    let refused = node.federation().resend_dead(letters[0].id).await.unwrap_err().to_string();
+    assert!(refused.contains("list_full"), "{refused}");
+    // It blocks nothing, and what the node sends goes on as before.
+    faulty.push(&node, event(5)).await.unwrap();
+    node.federation().send(&faulty.id, vec![rejected(3)]).await.unwrap();
+    eventually!(faulty.pushes() == 1);
+
+    // One was taken off the list.
+    node.stop().await;
+    node.start_again().await;
+    node.federation().resend_dead(letters[0].id).await.unwrap();
+    // So was another one since: the rows are counted before the list counts as full.
+    node.federation().send(&faulty.id, vec![rejected(4)]).await.unwrap();
+    let second = dead(&node).await[0].id;
+    node.federation().resend_dead(second).await.unwrap();
+    assert_eq!(dead(&node).await, []);
+    // A peer that is removed and comes back has no new list.
+    node.federation().remove_peer(&node.peer(&faulty.id)).await.unwrap();
+    node.add(&faulty.id, faulty.key).await;
+    faulty.push(&node, invite(INVITES_MAX + 2)).await.unwrap();
+    assert_eq!(dead(&node).await.len(), 1);
 }

@@ -21,7 +21,10 @@ use pillarbox::{
             federation::v1::{Parcel, parcel::Body},
             relay::v1::{Letter, Message as Said, letter::Kind},
         },
-        protocol::sync::v1::{Event, event},
+        protocol::sync::v1::{
+            Event,
+            event::{self, UserInvited},
+        },
     },
     store::{Change, Direction, DiskSpace, Op, Settings, Store},
     types::{Millis, PeerId, ServerId},
@@ -31,7 +34,7 @@ use std::{
     net::SocketAddr,
     sync::{
         Arc, Mutex,
-        atomic::{AtomicBool, Ordering::Relaxed},
+        atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed},
     },
     time::Duration,
 };
@@ -57,6 +60,8 @@ fn text(letter: Letter) -> String {
 /// database grow; "answer" is answered in the same transaction.
 #[derive(Default)]
 struct Book {
+    /// How often a letter was opened.
+    opened: AtomicUsize,
     /// Letters whose effect is on disk.
     taken: Mutex<Vec<String>>,
     /// What did not become of letters.
@@ -74,6 +79,7 @@ struct Taker(Arc<Book>);
 impl Letters for Taker {
     fn take(&self, peer: PeerId, server: &ServerId, letter: Letter, now: Millis) -> Result<Taken, String> {
         assert!(server.as_str().starts_with("localhost:"));
+        self.0.opened.fetch_add(1, Relaxed);
         let text = text(letter);
         if text.starts_with("refuse") {
             return Err(format!("{text}, it said"));
@@ -437,6 +443,32 @@ async fn what_is_posted_together_is_stored_together_or_not_at_all() {
         office.add(&a.id).await;
     }
     eventually!(b.taken() == ["both"] && c.taken() == ["one", "both"]);
+}
+
+#[tokio::test]
+async fn a_letter_beside_an_event_that_finds_its_list_full_is_opened_once() {
+    let (a, mut b) = pair().await;
+    a.federation().parcel_peer(&b.id).await.unwrap();
+    let peer = b.federation().peer_of(&a.id).unwrap();
+    b.close().await;
+    let store = Store::open(b.dir.path()).await.unwrap();
+    let put = |user| Change::Invite { user, invite: "i".into(), peer, inviter: Some(1) };
+    for tenth in 0..10 {
+        store.submit((0..10_000).map(|n| put(tenth * 10_000 + n)).collect::<Vec<_>>()).await.unwrap();
+    }
+    store.close().await;
+    a.post(&b.id, 1, &["before"]).await;
+    let invited = UserInvited { user_id: 100_000, inviter_id: 1, invite_id: "i".into() };
+    let invited = Event { kind: Some(event::Kind::UserInvited(invited)) }.encode_to_vec();
+    a.federation().send(&b.id, vec![invited.into()]).await.unwrap();
+    a.post(&b.id, 2, &["after"]).await;
+    eventually!(a.state(&b.id).await == State::Queued);
+    b.open_again().await;
+    eventually!(b.taken() == ["before", "after"] && a.queued(&b.id) == 0);
+    assert_eq!(b.book.opened.load(Relaxed), 2);
+    let dead = b.federation().dead_letters(None, None).await.unwrap();
+    assert_eq!((dead.len(), dead[0].letter.reason.as_str()), (1, "list_full"));
+    assert!(a.returned().is_empty());
 }
 
 #[tokio::test]

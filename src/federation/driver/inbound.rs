@@ -113,16 +113,19 @@ async fn apply(
 ) -> (Mark, Result<(), Error>) {
     let (row_id, mut pause) = (peer.row_id(), Pause::new());
     loop {
-        let now = Millis::now();
+        let (room, now) = (inner.room(peer, mark, rows).await, Millis::now());
         let mut opening = Opening::new(&*inner.letters, row_id, peer.server_id(), now);
-        let plan = inbox::plan(row_id, mark, rows, now, &mut |parcel| opening.open(parcel));
+        let plan = inbox::plan(row_id, mark, rows, room, now, &mut |parcel| opening.open(parcel));
         if plan.op.changes.is_empty() {
             return (mark, Ok(()));
         }
         // A refusal goes back even into a full queue: there is no other way to be rid of it.
         let queued = Queued::of(inner, &plan.op);
         queued.occupy();
-        let error = match inner.store.submit(plan.op).await {
+        let submitted = inner.store.submit(plan.op).await;
+        // After a failed commit they may be there all the same.
+        peer.lists().add(plan.added);
+        let error = match submitted {
             Ok(done) => {
                 queued.committed(inner, &done);
                 opening.committed(done.numbers.start, &plan.letters);

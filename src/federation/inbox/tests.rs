@@ -8,6 +8,7 @@ use crate::proto::{
 
 const PEER: PeerId = PeerId(7);
 const NOW: Millis = Millis(1000);
+const ROOM: Rows = Rows { guilds: 10, invites: 10, invite_bytes: 100 };
 
 fn event(kind: Kind) -> Bytes {
     Event { kind: Some(kind) }.encode_to_vec().into()
@@ -28,7 +29,7 @@ fn ours(number: u64, body: Bytes) -> Row {
 
 /// No row of the test is a parcel.
 fn plan(peer: PeerId, mark: Mark, rows: &[Row], now: Millis) -> Plan {
-    plan_with(peer, mark, rows, now, &mut |parcel| panic!("{parcel:?} is no parcel of the test"))
+    plan_with(peer, mark, rows, ROOM, now, &mut |parcel| panic!("{parcel:?} is no parcel of the test"))
 }
 
 fn log(body: &Bytes) -> Change {
@@ -84,6 +85,46 @@ fn what_cannot_be_taken_is_buried_with_its_bytes_and_the_mark_moves_on() {
 }
 
 #[test]
+fn what_would_add_to_a_full_list_is_buried_and_everything_else_goes_on() {
+    let invited = |user_id, invite_id: &str| {
+        event(Kind::UserInvited(UserInvited { user_id, inviter_id: 3, invite_id: invite_id.into() }))
+    };
+    let removed = event(Kind::UserRemovedFromGuild(UserRemovedFromGuild { user_id: 1, guild_id: 2 }));
+    let bodies =
+        [added(1), added(2), removed, invited(1, "abc"), invited(2, "toolong"), invited(3, "d"), invited(4, "")];
+    let rows: Vec<Row> = (1..).zip(bodies).map(|(number, body)| ours(number, body)).collect();
+    let room = Rows { guilds: 1, invites: 2, invite_bytes: 5 };
+    let plan = plan_with(PEER, Mark::default(), &rows, room, NOW, &mut |parcel| panic!("{parcel:?}"));
+    assert_eq!((plan.taken, plan.mark.number, plan.dead), (7, 7, vec![LIST_FULL; 3]));
+    assert_eq!(plan.added, Rows { guilds: 1, invites: 2, invite_bytes: 4 });
+    let buried = plan.op.changes.iter().filter_map(|change| match change {
+        Change::Bury(letter) => Some((letter.number, letter.reason.as_str(), letter.body.clone())),
+        _ => None,
+    });
+    assert!(buried.eq([2, 5, 7].map(|number| (number, "list_full", rows[number as usize - 1].body.clone()))));
+    let added = |change: &&Change| change.grows() && !matches!(change, Change::Inbound { .. });
+    assert_eq!(plan.op.changes.iter().filter(added).count(), 3);
+    assert_eq!(plan.op.changes.iter().filter(|change| matches!(change, Change::Inbound { .. })).count(), 4);
+}
+
+#[test]
+fn rows_overfill_a_list_if_one_of_them_would_find_it_full() {
+    let invited = |invite_id: &str| {
+        event(Kind::UserInvited(UserInvited { user_id: 1, inviter_id: 3, invite_id: invite_id.into() }))
+    };
+    let mark = Mark { epoch: 1, number: 1, id: 10 };
+    let rows = [added(1), added(2), invited("abc"), parcels::event(9, small()), Bytes::new()];
+    let rows: Vec<Row> = (1..).zip(rows).map(|(number, body)| ours(number, body)).collect();
+    let room = Rows { guilds: 2, invites: 1, invite_bytes: 3 };
+    assert!(!overfills(Mark::default(), &rows, room));
+    for short in [Rows { guilds: 1, ..room }, Rows { invites: 0, ..room }, Rows { invite_bytes: 2, ..room }] {
+        assert!(overfills(Mark::default(), &rows, short));
+    }
+    // The first was applied before.
+    assert!(!overfills(mark, &rows, Rows { guilds: 1, ..room }));
+}
+
+#[test]
 fn an_invite_that_is_rejected_from_here_stands_open_no_longer() {
     let rejected =
         event(Kind::UserRejectedInvite(UserRejectedInvite { guild_id: 2, user_id: 1, invite_id: "i".into() }));
@@ -110,7 +151,7 @@ fn a_parcel_is_opened_in_its_place_and_not_logged() {
     let guild = |guild| Change::Guild { user: 1, guild, peer: PEER, member: true };
     let rows = [ours(1, added(1)), ours(2, parcels::event(9, small())), ours(3, added(1))];
     let mut opened = vec![];
-    let plan = plan_with(PEER, Mark::default(), &rows, NOW, &mut |parcel| {
+    let plan = plan_with(PEER, Mark::default(), &rows, ROOM, NOW, &mut |parcel| {
         opened.push((parcel.id, parcel.body));
         Ok(vec![guild(50), guild(51)])
     });
@@ -130,7 +171,7 @@ fn a_parcel_that_was_applied_is_not_opened_again() {
 #[test]
 fn a_refused_parcel_goes_back_with_the_mark_that_moves_on() {
     let rows = [ours(1, parcels::event(9, small())), ours(2, added(1))];
-    let plan = plan_with(PEER, Mark::default(), &rows, NOW, &mut |_| refused("no"));
+    let plan = plan_with(PEER, Mark::default(), &rows, ROOM, NOW, &mut |_| refused("no"));
     let back = Change::Enqueue { peer: PEER, id: 77, stored_at: NOW, body: parcels::refusal(9, "no") };
     assert_eq!(plan.op.changes[1], back);
     assert_eq!((plan.taken, plan.refused, plan.mark.number, plan.dead.len()), (2, 1, 2, 0));
@@ -138,7 +179,8 @@ fn a_refused_parcel_goes_back_with_the_mark_that_moves_on() {
 
 #[test]
 fn a_refusal_is_never_refused_in_turn() {
-    let plan = plan_with(PEER, Mark::default(), &[ours(1, parcels::refusal(9, "no"))], NOW, &mut |_| refused("what?"));
+    let plan =
+        plan_with(PEER, Mark::default(), &[ours(1, parcels::refusal(9, "no"))], ROOM, NOW, &mut |_| refused("what?"));
     assert_eq!((plan.op.changes.len(), plan.refused, plan.mark.number), (1, 1, 1));
 }
 
@@ -146,7 +188,7 @@ fn a_refusal_is_never_refused_in_turn() {
 fn each_letter_knows_which_numbers_are_its_own() {
     let row = |id| Change::Enqueue { peer: PEER, id, stored_at: NOW, body: Bytes::from_static(b"x") };
     let rows = [1, 2, 3, 4].map(|number| ours(number, parcels::event(number, small())));
-    let plan = plan_with(PEER, Mark::default(), &rows, NOW, &mut |parcel| match parcel.id {
+    let plan = plan_with(PEER, Mark::default(), &rows, ROOM, NOW, &mut |parcel| match parcel.id {
         1 => Ok(vec![row(1), row(2)]),
         2 => refused("takes a number, too"),
         3 => Ok(vec![]),
@@ -168,7 +210,7 @@ fn only_a_parcel_may_be_large_and_it_has_a_limit_too() {
     let sized = |size: usize| parcels::event(9, letter(Bytes::from(vec![1; size - around])));
     let (largest, larger) = (sized(PARCEL_MAX), sized(PARCEL_MAX + 1));
     assert_eq!((largest.len(), limit(&largest)), (PARCEL_MAX, PARCEL_MAX));
-    let taken = plan_with(PEER, Mark::default(), &[ours(1, largest)], NOW, &mut |_| Ok(vec![]));
+    let taken = plan_with(PEER, Mark::default(), &[ours(1, largest)], ROOM, NOW, &mut |_| Ok(vec![]));
     assert_eq!((taken.letters.len(), taken.dead.len()), (1, 0));
     assert_eq!(plan(PEER, Mark::default(), &[ours(1, larger)], NOW).dead, ["malformed"]);
     let invite_id = "i".repeat(EVENT_MAX);

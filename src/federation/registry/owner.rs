@@ -10,8 +10,10 @@ use crate::{
         Inner,
         delivery::{Delivery, Kind, Saved},
         driver::{Command, Driver},
+        lists::Rows,
         peers::{COMMANDS_MAX, Peer, Transport},
         remote::Introduction,
+        rows_of,
         save::Saver,
     },
     store::{Change, KeyOrigin, Op, PeerKey, PeerKind, PeerOrigin, PeerRow, QueueTotal, StreamOut},
@@ -45,6 +47,7 @@ impl Owner {
         let out: HashMap<_, _> = store.streams_out().await?.into_iter().collect();
         let applied: HashMap<_, _> = store.streams_in().await?.into_iter().collect();
         let queues: HashMap<_, _> = store.outbox_totals().await?.into_iter().map(|total| (total.peer, total)).collect();
+        let lists = store.list_totals().await?;
         let rows = store.peers().await?;
         let spread =
             (FIRST_PULL_SPREAD * u32::try_from(rows.len()).unwrap_or(u32::MAX)).min(inner.config.pull_interval);
@@ -57,7 +60,8 @@ impl Owner {
             let stream = out.get(&id).copied().unwrap_or_default();
             let applied = applied.get(&id).copied().unwrap_or_default();
             let first_pull = spread.mul_f64(f64::from(random()) / f64::from(u32::MAX));
-            self.start(inner, row, stream, applied, queues.get(&id).copied(), first_pull);
+            let peer = self.start(inner, row, stream, applied, queues.get(&id).copied(), first_pull);
+            peer.lists().counted(rows_of(&lists, id), Rows::default());
         }
         for (peer, former) in store.peer_former_ids().await? {
             let mut map = inner.registry.map.write().unwrap_or_else(PoisonError::into_inner);
@@ -186,14 +190,15 @@ impl Owner {
     /// the stream to it begins a new epoch, and how far its own stream was
     /// applied is still known.
     async fn create(&mut self, inner: &Arc<Inner>, mut row: PeerRow) -> Result<Arc<Peer>, Error> {
-        let (id, stream, applied) = match self.rows.values().find(|known| known.server_id == row.server_id) {
+        let (id, stream, applied, lists) = match self.rows.values().find(|known| known.server_id == row.server_id) {
             Some(known) => {
                 let (out, applied) = (inner.store.stream_out(known.id).await?, inner.store.stream_in(known.id).await?);
-                (known.id, out, applied)
+                // Its part of the lists is still there, too.
+                (known.id, out, applied, inner.store.list_totals().await?)
             }
             None => {
                 let highest = self.rows.keys().map(|id| id.0).max().unwrap_or(0);
-                (PeerId(highest + 1), StreamOut::default(), Mark::default())
+                (PeerId(highest + 1), StreamOut::default(), Mark::default(), HashMap::new())
             }
         };
         row.id = id;
@@ -205,7 +210,9 @@ impl Owner {
         tracing::info!(peer = %row.server_id, "peer added");
         // A crash while the peer was being removed may have left some of its queue.
         let queue = inner.store.outbox_total(id).await?;
-        Ok(self.start(inner, row, stream, applied, queue, Duration::ZERO))
+        let peer = self.start(inner, row, stream, applied, queue, Duration::ZERO);
+        peer.lists().counted(rows_of(&lists, id), Rows::default());
+        Ok(peer)
     }
 
     fn start(
