@@ -29,7 +29,7 @@ pub use config::Config;
 pub use driver::View;
 pub use inbox::EVENT_MAX;
 pub use mailroom::ReceivedStream;
-pub use parcels::{Letters, NoLetters, Outcome, PARCEL_MAX, Taken, Then, shown};
+pub use parcels::{Letters, Outcome, PARCEL_MAX, Taken, Then, shown};
 pub use peers::{Health, Peer};
 pub use registry::AddPeer;
 

@@ -88,19 +88,6 @@ impl fmt::Debug for Taken {
     }
 }
 
-/// For a node on which nothing stands above the postbox.
-pub struct NoLetters;
-
-impl Letters for NoLetters {
-    fn take(&self, _: PeerId, _: &ServerId, _: Letter, _: Millis) -> Result<Taken, String> {
-        Err("this node takes no letters of this kind".into())
-    }
-
-    fn returned(&self, _: PeerId, _: u64, _: &str, _: Millis) -> Taken {
-        Taken::nothing()
-    }
-}
-
 /// The parcels of one transaction, as they are opened one after the other.
 pub(super) struct Opening<'a> {
     letters: &'a dyn Letters,

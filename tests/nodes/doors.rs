@@ -90,6 +90,7 @@ async fn reflection_lists_what_is_served_and_nothing_else() {
         names,
         [
             "grpc.health.v1.Health",
+            "mpc.router.v1.MessageRouter",
             "pillarbox.postbox.v1.Mailroom",
             "protocol.auth.v1.AuthService",
             "protocol.sync.v1.PostboxService",

@@ -8,7 +8,7 @@ use crate::{
 use bytes::Bytes;
 use pillarbox::{
     error::Error,
-    federation::{AddPeer, Config, Federation, Letters, NoLetters, Outcome, PARCEL_MAX, Parts, Taken, delivery::State},
+    federation::{AddPeer, Config, Federation, Letters, Outcome, PARCEL_MAX, Parts, Taken, delivery::State},
     identity::node_key::NodeKey,
     metrics::Metrics,
     net::{
@@ -525,9 +525,7 @@ async fn nobody_but_the_node_itself_sends_parcels() {
 }
 
 #[tokio::test]
-async fn a_node_on_which_nothing_takes_letters_refuses_them_all() {
-    let refused = NoLetters.take(PeerId(1), &"a.example:1".parse().unwrap(), letter("x", 0), Millis(0));
-    assert!(refused.unwrap_err().contains("no letters"));
+async fn a_letter_that_a_node_does_not_take_comes_back_with_the_reason() {
     let (office, node) = (Office::open().await, TestNode::start().await);
     let add = AddPeer { server_id: node.id.clone(), key: Some(node.key), address: None, plaintext: false };
     office.federation().add_peer(add).await.unwrap();
@@ -536,5 +534,5 @@ async fn a_node_on_which_nothing_takes_letters_refuses_them_all() {
     let peer = office.federation().parcel_peer(&node.id).await.unwrap();
     office.federation().post(Op::new(), vec![(peer, 9, letter("x", PARCEL_MAX - 64))]).await.unwrap();
     eventually!(!office.returned().is_empty());
-    assert_eq!(office.returned(), [(9, "this node takes no letters of this kind".to_owned())]);
+    assert_eq!(office.returned(), [(9, "expired".to_owned())]);
 }
