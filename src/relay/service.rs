@@ -35,6 +35,8 @@ use tonic::{Request, Response, Status, metadata::MetadataMap};
 pub const PAYLOAD_MAX: usize = (4 << 20) - (64 << 10);
 /// The request around the payload.
 const REQUEST_MAX: usize = 5 << 20;
+/// A stock client reads no more.
+const ANSWER_MAX: usize = 4 << 20;
 const KEY_MAX: usize = 256;
 /// Version, channels, message type and error text.
 const TEXT_MAX: usize = 1_024;
@@ -284,7 +286,14 @@ impl MessageRouter for Service {
             })
             .collect();
         let total_count = i32::try_from(parties.len()).unwrap_or(i32::MAX);
-        Ok(Response::new(GetRegisteredPartiesResponse { parties, total_count }))
+        let answer = GetRegisteredPartiesResponse { parties, total_count };
+        if answer.encoded_len() > ANSWER_MAX {
+            let text = format!(
+                "{total_count} parties are more than one answer holds; narrow it by role_filter or only_online"
+            );
+            return Err(Error::exhausted(text).into());
+        }
+        Ok(Response::new(answer))
     }
 }
 

@@ -5,6 +5,13 @@ use crate::{
     eventually,
     party::{Party, announcement},
 };
+use pillarbox::{
+    proto::{
+        mpc::router::v1::SessionEvent,
+        pillarbox::relay::v1::{Letter, Message, State, States, letter::Kind},
+    },
+    store::Op,
+};
 use std::time::Duration;
 use tonic::Code;
 
@@ -127,4 +134,70 @@ async fn a_dropped_queue_fails_its_deliveries() {
     let id = alice.route("s", &[&to], b"x").await.unwrap();
     a.federation().remove_peer(&a.peer(&b.id)).await.unwrap();
     eventually!(alice.states(&id).await == [(to.clone(), "failed".to_owned())]);
+}
+
+/// A letter that no honest node writes, from `a` to `b`.
+async fn post(a: &TestNode, b: &TestNode, kind: Kind) {
+    let peer = a.federation().parcel_peer(&b.id).await.unwrap();
+    a.federation().post(Op::new(), vec![(peer, 1, Letter { kind: Some(kind) })]).await.unwrap();
+}
+
+fn parcel(from: &str, to: &[&str], payload: &'static [u8]) -> Message {
+    Message {
+        message_id: "0123".into(),
+        session_id: "s".into(),
+        from_party: from.into(),
+        to_parties: to.iter().map(|to| (*to).to_owned()).collect(),
+        payload: payload.into(),
+        expires_at: i64::MAX,
+        ..Message::default()
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_server_speaks_for_its_own_parties_only() {
+    let (a, b) = two().await;
+    let (bob, carol) = (Party::of(&b, "bob").await, Party::of(&b, "carol").await);
+    let id = bob.route("local", &["carol"], b"at home").await.unwrap();
+    // As a party of b, in letters of every kind.
+    post(&a, &b, Kind::Message(parcel(&at("bob", &b), &["carol"], b"forged"))).await;
+    post(&a, &b, Kind::Message(parcel("", &["carol"], b"nobody's"))).await;
+    let state = State { message_id: id.clone(), party: "carol".into(), state: 2, ..State::default() };
+    post(&a, &b, Kind::States(States { states: vec![state] })).await;
+    let ended = Message { expires_at: 1, ..parcel("alice", &["carol"], b"too late") };
+    post(&a, &b, Kind::Message(ended)).await;
+    // What follows them arrives, so they have been seen.
+    post(&a, &b, Kind::Message(parcel("bob", &["carol"], b"honest"))).await;
+    let mut messages = carol.subscribe("").await.unwrap();
+    assert_eq!(messages.payload().await, b"at home");
+    let honest = messages.next().await.unwrap();
+    assert_eq!((&*honest.payload, honest.from_party), (&b"honest"[..], at("bob", &a)));
+    assert_eq!(bob.states(&id).await, [("carol".into(), "delivered".into())]);
+    // One id of two servers is two messages.
+    carol.acknowledge(&honest.message_id, true, "").await.unwrap();
+    assert_eq!(bob.states(&id).await, [("carol".into(), "delivered".into())]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn another_server_announces_no_session_of_ours() {
+    let (a, b) = two().await;
+    let bob = Party::of(&b, "bob").await;
+    Party::service(&b).await.publish(announcement("s", &["bob", "carol"])).await.unwrap();
+    let mut events = bob.events(&[]).await.unwrap();
+    assert_eq!(events.next().await.selected_parties, ["bob", "carol"]);
+    let (bob_there, mallory_there) = (at("bob", &b), at("mallory", &a));
+    let stolen = SessionEvent {
+        event_id: "stolen".into(),
+        created_at: 1,
+        expires_at: i64::MAX,
+        ..announcement("s", &[&bob_there, &mallory_there])
+    };
+    post(&a, &b, Kind::Event(stolen.clone())).await;
+    let honest = SessionEvent { session_id: "theirs".into(), event_id: "honest".into(), ..stolen };
+    post(&a, &b, Kind::Event(honest)).await;
+    let seen = events.next().await;
+    assert_eq!((&*seen.session_id, &*seen.event_id), ("theirs", "honest"));
+    let mallory = Party::of(&a, "mallory").await;
+    let id = mallory.route("s", &[&bob_there], b"let me in").await.unwrap();
+    eventually!(mallory.states(&id).await == [(bob_there.clone(), "failed".to_owned())]);
 }
