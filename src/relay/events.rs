@@ -4,7 +4,10 @@
 //! A party gets nobody's join token but its own; another server gets those of
 //! its parties. A stream is woken, then reads rows after its cursor.
 
-use super::{Relay, names, router::Announced};
+use super::{
+    Relay, names,
+    router::{Announced, check_id},
+};
 use crate::{
     error::Error,
     proto::{
@@ -312,7 +315,7 @@ impl Reader {
 }
 
 fn check(event: &SessionEvent, now: Millis) -> Result<(), Error> {
-    names::check("event.session_id", &event.session_id)?;
+    check_id("event.session_id", &event.session_id)?;
     let limited = [("event.event_id", &event.event_id), ("event.event_type", &event.event_type)];
     for (field, text) in limited {
         if text.len() > TYPE_MAX {

@@ -4,7 +4,7 @@
 //! from who sent the parcel, never from a field of it. Decides from memory;
 //! the rows are written in the transaction that moves the postbox's mark.
 
-use super::{Relay, names, routing::read_message_id, service::PAYLOAD_MAX};
+use super::{Relay, router::check_id, routing::read_message_id, service::PAYLOAD_MAX};
 use crate::{
     error::Error,
     federation::{Letters, Outcome, Taken},
@@ -182,7 +182,7 @@ fn check(message: &Message, now: Millis) -> Result<(), Error> {
     if message.expires_at <= now.0 {
         return Err(Error::invalid("expired"));
     }
-    names::check("message_id", &message.message_id)?;
+    check_id("message_id", &message.message_id)?;
     let length = message.payload.len();
     if length > PAYLOAD_MAX {
         return Err(Error::invalid(format!("payload: {length} bytes; the limit is {PAYLOAD_MAX}")));

@@ -14,7 +14,7 @@
 mod names;
 mod quota;
 
-pub use names::{check_party, check_session};
+pub use names::{check_id, check_party, check_session};
 pub use quota::Limits;
 
 use crate::{

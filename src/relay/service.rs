@@ -6,8 +6,9 @@
 use super::{
     Relay,
     events::EventStream,
-    names::{self, Name},
+    names::Name,
     reader::MessageStream,
+    router::check_session,
     routing::Route,
     status::{Acknowledgement, Status as MessageStatus},
 };
@@ -123,7 +124,7 @@ impl MessageRouter for Service {
         let key = idempotency_key(request.metadata())?;
         let request = request.into_inner();
         let from = self.act_as(&caller, "from_party", &request.from_party)?;
-        names::check("session_id", &request.session_id)?;
+        check_session(&request.session_id).map_err(Error::from)?;
         check_text("message_type", &request.message_type)?;
         if request.payload.len() > PAYLOAD_MAX {
             let length = request.payload.len();
@@ -302,7 +303,7 @@ fn session(id: String) -> Result<Option<String>, Error> {
     if id.is_empty() {
         return Ok(None);
     }
-    names::check("session_id", &id)?;
+    check_session(&id)?;
     Ok(Some(id))
 }
 

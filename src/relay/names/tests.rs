@@ -24,9 +24,9 @@ fn a_party_elsewhere_keeps_its_server() {
 
 #[test]
 fn a_bad_name_is_refused_and_the_field_named() {
-    for bad in ["", "a b", "a\n", "@b.example:1", "alice@", "alice@b.example", &"x".repeat(NAME_MAX + 1)] {
+    for bad in ["", "a b", "a\n", "@b.example:1", "alice@", "alice@b.example", &"x".repeat(257), "a@b@b.example:1"] {
         let Err(Error::Invalid(text)) = read(bad) else { panic!("{bad:?} was taken") };
         assert!(text.starts_with("party_id:"), "{text}");
     }
-    assert!(read(&"x".repeat(NAME_MAX)).is_ok());
+    assert!(read(&"x".repeat(256)).is_ok());
 }

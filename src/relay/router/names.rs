@@ -8,20 +8,21 @@ use std::fmt::Display;
 const NAME_MAX: usize = 256;
 
 pub fn check_session(session: &str) -> Result<(), Refusal> {
-    check("session_id", session)
+    check_id("session_id", session)
 }
 
 /// The name of a party without its server; `field` is what the refusal names. An
 /// '@' is refused: what follows it would pass for a server.
 pub fn check_party(field: impl Display, name: &str) -> Result<(), Refusal> {
-    check(&field, name)?;
+    check_id(&field, name)?;
     match name.contains('@') {
         true => Err(Refusal::Invalid(format!("{field}: the name has an '@'; a party is name or name@server:port"))),
         false => Ok(()),
     }
 }
 
-fn check(field: impl Display, text: &str) -> Result<(), Refusal> {
+/// What holds of every id that a caller gives.
+pub fn check_id(field: impl Display, text: &str) -> Result<(), Refusal> {
     let why = if text.is_empty() {
         "is empty"
     } else if text.len() > NAME_MAX {
