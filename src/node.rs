@@ -112,8 +112,8 @@ impl Node {
     }
 
     async fn start_on(config: Config, lock: File, store: Store) -> Result<Self, StartError> {
-        let key = NodeKey::load_or_make(&config.data_dir.join("node.key"))?;
         let known = store.node().await?;
+        let key = node_key(&config.data_dir.join("node.key"), &known)?;
         let listener = bind(config.listen, known.port)?;
         let address = listener.local_addr();
         let server_id = settle_id(&config, &known, &store.former_ids().await?, address)?;
@@ -255,6 +255,20 @@ fn take_directory(path: &Path) -> Result<File, StartError> {
         ))
     })?;
     Ok(lock)
+}
+
+/// A node that has an id keeps its key: its peers would refuse another.
+fn node_key(path: &Path, known: &NodeRow) -> Result<NodeKey, StartError> {
+    if let Some(id) = &known.server_id
+        && path.try_exists().is_ok_and(|there| !there)
+    {
+        return Err(StartError::Failed(format!(
+            "{} is missing, and peers know {id} by that key: restore the file. If it is lost for good, start a new node \
+             on an empty --data-dir; every peer has to remove {id} and add it anew",
+            path.display()
+        )));
+    }
+    Ok(NodeKey::load_or_make(path)?)
 }
 
 /// With port 0 the port of the last run is taken again if it is free.

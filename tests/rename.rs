@@ -134,6 +134,8 @@ fn the_id_of_a_peer_or_of_oneself_is_refused() {
     let dirs = [(); 2].map(|()| tempfile::tempdir().unwrap());
     let [a, b] = [0, 1].map(|n| NodeProcess::start(dirs[n].path(), QUICK));
     a.add_peer(&b);
+    let same = a.ok(&["server", "rename", &a.server_id]);
+    assert_eq!(same, format!("this server is {} now; peers still to be told: 0\n", a.server_id));
     let refused = a.run(&["server", "rename", &b.server_id]);
     assert_eq!(refused.status.code(), Some(1));
     assert!(String::from_utf8_lossy(&refused.stderr).contains("is a peer"));

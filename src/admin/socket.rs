@@ -6,7 +6,7 @@
 use crate::{error::Error, net::tasks::Tasks};
 use hyper_util::{rt::TokioIo, server::conn::auto, service::TowerToHyperService};
 use rustix::{fs::Mode, process::umask};
-use std::{convert::Infallible, fs, io::ErrorKind, path::Path, time::Duration};
+use std::{convert::Infallible, fs, io::ErrorKind, os::unix::fs::PermissionsExt, path::Path, time::Duration};
 use tokio::{net::UnixListener, time::timeout};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tonic::body::Body;
@@ -14,6 +14,8 @@ use tower::{Service, ServiceExt};
 
 /// Commands under way when the node stops.
 const GRACE: Duration = Duration::from_secs(1);
+/// Bytes of a socket's path: `sockaddr_un` holds one more, a zero.
+const PATH_MAX: usize = 107;
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 /// Makes the socket anew. To be called while the process has one thread that
@@ -25,10 +27,20 @@ pub fn bind(path: &Path) -> Result<UnixListener, Error> {
         Err(cause) if cause.kind() == ErrorKind::NotFound => {}
         Err(cause) => return Err(failed(cause)),
     }
+    let length = path.as_os_str().len();
+    if length > PATH_MAX {
+        return Err(Error::Precondition(format!(
+            "cannot make {}: its path has {length} bytes, a socket's at most {PATH_MAX}; give a shorter --data-dir",
+            path.display()
+        )));
+    }
     let before = umask(Mode::RWXG | Mode::RWXO);
     let bound = UnixListener::bind(path);
     umask(before);
-    bound.map_err(failed)
+    let listener = bound.map_err(failed)?;
+    // Making a socket leaves the owner's right to execute.
+    fs::set_permissions(path, fs::Permissions::from_mode(0o600)).map_err(failed)?;
+    Ok(listener)
 }
 
 /// Serves until `stop`.

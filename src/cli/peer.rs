@@ -59,7 +59,7 @@ Adding a peer again changes what is given and keeps its queue.")]
     Retry {
         #[arg(value_name = "ID")]
         id: ServerId,
-        /// Also end the state \"queued\": push again without having been pulled
+        /// Also end the state "queued": push again without having been pulled
         #[arg(long)]
         push: bool,
     },

@@ -41,9 +41,6 @@ pub async fn run(command: Command, data_dir: &Path, out: &mut Out) -> Result<(),
         return out.object(&view::RenameServerResponse::from(&answer));
     }
     let former: Vec<_> = answer.former_ids.iter().map(|id| plain(id)).collect();
-    out.line(&format!(
-        "this server is {new_id} now and answers to {} as well; peers still to be told: {}",
-        former.join(", "),
-        answer.peers_to_tell
-    ))
+    let also = if former.is_empty() { String::new() } else { format!(" and answers to {} as well", former.join(", ")) };
+    out.line(&format!("this server is {new_id} now{also}; peers still to be told: {}", answer.peers_to_tell))
 }

@@ -173,7 +173,8 @@ impl Mailroom for Service {
 
     async fn receive(&self, request: Request<ReceiveRequest>) -> Result<Response<ReceivedStream>, Status> {
         self.authorize(request.metadata()).await?;
-        Ok(Response::new(self.federation.events(request.into_inner().cursor).await?))
+        let events = self.federation.events(request.get_ref().cursor).await?;
+        Ok(Response::new(self.tokens.until_lapse(request.metadata(), events)))
     }
 
     async fn peers(&self, request: Request<PeersRequest>) -> Result<Response<PeersResponse>, Status> {

@@ -38,6 +38,7 @@ use crate::{
     identity::node_key::NodeKey,
     metrics::Metrics,
     net::dial::Dialer,
+    proto::protocol::sync::v1::{Event, event},
     store::{Change, ListTotal, Op, Store},
     types::{Mark, Millis, PeerId, ServerId},
 };
@@ -46,6 +47,7 @@ use gate::Admission;
 use inbox::Row;
 use keys::Keys;
 use lists::{Counting, Rows};
+use prost::Message;
 use registry::Registry;
 use std::{
     collections::HashMap,
@@ -251,7 +253,10 @@ fn check_events(events: &[Bytes]) -> Result<(), Error> {
         if event.len() > EVENT_MAX {
             return Err(Error::invalid(format!("events[{at}]: {} bytes; the limit is {EVENT_MAX}", event.len())));
         }
-        if parcels::read(event).is_some() {
+        // A peer that cannot read one event may refuse all that travel with it.
+        let read = Event::decode(event.clone())
+            .map_err(|error| Error::invalid(format!("events[{at}]: not an Event: {error}")))?;
+        if matches!(read.kind, Some(event::Kind::Parcel(_))) {
             return Err(Error::invalid(format!("events[{at}]: it is a parcel; only the node itself sends those")));
         }
     }

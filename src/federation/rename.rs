@@ -10,9 +10,14 @@ use crate::{error::Error, net::dial::Target, proto::protocol::sync::v1::NotifyNe
 use bytes::Bytes;
 use prost::Message;
 use std::{
-    net::IpAddr,
+    net::{IpAddr, SocketAddr},
     sync::{Arc, PoisonError},
+    time::Duration,
 };
+use tokio::time::Instant;
+
+/// Looking up where a new id leads.
+const RESOLVE: Duration = Duration::from_secs(5);
 
 impl Federation {
     /// This node goes by `new_id` from now on; its peers are told, those that
@@ -69,9 +74,16 @@ impl Inner {
         }
         if new_id != peer.server_id() {
             let key = peer.key().ok_or_else(|| Error::internal("a verified peer has a key"))?;
-            // The way it is reached stays the same, but for an address given for the old id.
-            let target = Target { id: new_id.clone(), address: None, ..peer.target() };
-            let found = self.keys.fetch(&self.dialer, target, false, address, &self.metrics).await?;
+            let target = self.target_of(new_id.clone(), peer, address).await;
+            let found = self.keys.fetch(&self.dialer, target, false, address, &self.metrics).await;
+            let found = found.map_err(|error| match error {
+                // One text, whatever is there or is not: a peer must not learn what this node can reach.
+                Error::Unavailable { .. } => {
+                    tracing::info!(peer = %peer.server_id(), %error, "a new id of a peer is not believed");
+                    Error::unavailable(format!("new_server_id: no key of {new_id} could be had from there"))
+                }
+                other => other,
+            })?;
             if found.key != key {
                 return Err(Error::Denied(format!(
                     "new_server_id: {new_id} shows another key than {} is known by",
@@ -80,5 +92,27 @@ impl Inner {
             }
         }
         self.registry.expect(peer.row_id(), new_id).await.map(drop)
+    }
+
+    /// The way a peer is reached stays the same, but for an address given for
+    /// the old id. The operator gave that one, not the new one: it leads to no
+    /// private address but the one where the peer is now.
+    async fn target_of(&self, new_id: ServerId, peer: &Peer, from: Option<IpAddr>) -> Target {
+        let now = peer.target();
+        let target = Target { id: new_id, address: None, trusted: false, ..now.clone() };
+        if !now.trusted {
+            return target;
+        }
+        let deadline = Instant::now() + RESOLVE;
+        let (was, is) = tokio::join!(self.dialer.resolve(&now, deadline), self.dialer.resolve(&target, deadline));
+        let (was, is) = (was.unwrap_or_default(), is.unwrap_or_default());
+        let same: Vec<IpAddr> =
+            is.iter().map(SocketAddr::ip).filter(|ip| was.iter().any(|known| known.ip() == *ip)).collect();
+        // A name may have several; where the call came from somebody is.
+        let calls = |ip: &&IpAddr| from.is_some_and(|from| from.to_canonical() == ip.to_canonical());
+        match same.iter().find(calls).or(same.first()) {
+            Some(ip) => Target { address: Some((ip.to_string(), target.id.port())), trusted: true, ..target },
+            None => target,
+        }
     }
 }

@@ -61,6 +61,15 @@ pub struct Target {
     pub trusted: bool,
 }
 
+impl Target {
+    fn place(&self) -> (&str, u16) {
+        match &self.address {
+            Some((host, port)) => (host.as_str(), *port),
+            None => (self.id.host(), self.id.port()),
+        }
+    }
+}
+
 /// Why there is no connection. Every text names the host.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum DialError {
@@ -102,13 +111,16 @@ impl Dialer {
         self.tasks.tracker.wait().await;
     }
 
+    /// Where the target would be dialled, allowed or not.
+    pub async fn resolve(&self, target: &Target, deadline: Instant) -> Result<Vec<SocketAddr>, DialError> {
+        let (host, port) = target.place();
+        resolve(host, port, deadline).await
+    }
+
     /// Tries the addresses one after the other, each with a fair share of the
     /// time that is left. The error is that of the last one.
     pub async fn dial(&self, target: &Target, deadline: Instant) -> Result<Link, DialError> {
-        let (host, port) = match &target.address {
-            Some((host, port)) => (host.as_str(), *port),
-            None => (target.id.host(), target.id.port()),
-        };
+        let (host, port) = target.place();
         let found = resolve(host, port, deadline).await?;
         let allowed = self.filter(target, host, &found)?;
         let mut last = DialError::Timeout { host: host.to_owned(), what: "before the first attempt".to_owned() };

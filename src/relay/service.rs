@@ -146,9 +146,10 @@ impl MessageRouter for Service {
         request: Request<SubscribeMessagesRequest>,
     ) -> Result<Response<MessageStream>, Status> {
         let caller = self.caller(request.metadata()).await?;
-        let SubscribeMessagesRequest { session_id, party_id } = request.into_inner();
+        let (metadata, _, SubscribeMessagesRequest { session_id, party_id }) = request.into_parts();
         let party = self.act_as(&caller, "party_id", &party_id)?;
-        Ok(Response::new(self.relay.subscribe(party, session(session_id)?).await?))
+        let messages = self.relay.subscribe(party, session(session_id)?).await?;
+        Ok(Response::new(self.tokens.until_lapse(&metadata, messages)))
     }
 
     async fn get_pending_messages(
@@ -229,12 +230,13 @@ impl MessageRouter for Service {
             value.to_str().map(str::to_owned).map_err(|_| Error::invalid("metadata after-event-id: not ASCII"))
         });
         let after = after.transpose()?;
-        let SubscribeSessionEventsRequest { party_id, event_types } = request.into_inner();
+        let (metadata, _, SubscribeSessionEventsRequest { party_id, event_types }) = request.into_parts();
         let party = match (&caller, party_id.is_empty()) {
             (Principal::Service(_), true) => None,
             _ => Some(self.act_as(&caller, "party_id", &party_id)?),
         };
-        Ok(Response::new(self.relay.subscribe_events(party, event_types, after).await?))
+        let events = self.relay.subscribe_events(party, event_types, after).await?;
+        Ok(Response::new(self.tokens.until_lapse(&metadata, events)))
     }
 
     async fn publish_session_event(

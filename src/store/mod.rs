@@ -7,6 +7,7 @@
 
 mod batch;
 mod dead;
+mod disk;
 mod flush;
 mod inbound;
 mod lists;
@@ -22,6 +23,7 @@ mod transaction;
 mod writer;
 
 pub use dead::{DeadLetter, DeadRow, DeadTotal, Direction};
+pub use disk::{DiskSpace, FreeSpace};
 pub use inbound::InboundRow;
 pub use lists::{InviteRow, ListTotal};
 pub use node::{FormerId, NodeRow};
@@ -29,7 +31,6 @@ pub use op::{Change, Done, Gone, Op, ROWS_AN_OP, StreamOut};
 pub use outbox::{OutRow, QueueTotal};
 pub use peers::{KeyOrigin, PeerAddress, PeerKey, PeerKind, PeerOrigin, PeerRow, PeerTouch, PeerTransport};
 pub use tokens::{TokenHash, TokenRow};
-pub use writer::{DiskSpace, FreeSpace};
 
 use crate::error::Error;
 use sqlx::{
@@ -48,12 +49,6 @@ use tokio::sync::watch;
 
 static MIGRATIONS: Migrator = sqlx::migrate!("src/store/migrations");
 
-/// Bound of the WAL between checkpoints, once nobody reads in it.
-const WAL_BYTES: u64 = 16 << 20;
-/// Pages of the WAL that are copied into the file in one go: one that many
-/// commits change is copied once. Half the bound, so that the WAL's file, which
-/// is cut to the bound and must not grow again each time, keeps its length.
-const CHECKPOINT_PAGES: u64 = WAL_BYTES / 2 / 4096;
 /// What one transaction changes stays in memory until its commit; beyond this
 /// SQLite writes pages out, maybe more than once. Taken only when needed.
 const WRITER_CACHE_KIB: i64 = 16 << 10;
@@ -83,7 +78,7 @@ pub struct Settings {
 
 impl Settings {
     pub fn new(data_dir: &Path) -> Self {
-        Self { free_space: writer::statvfs(data_dir), idle: Duration::from_secs(1) }
+        Self { free_space: disk::statvfs(data_dir), idle: Duration::from_secs(1) }
     }
 }
 
@@ -96,7 +91,8 @@ impl Store {
 
     pub async fn open_with(data_dir: &Path, settings: Settings) -> Result<Self, Error> {
         let path = file(data_dir)?;
-        let options = writing(&path);
+        let bounds = disk::Bounds::of((settings.free_space)());
+        let options = writing(&path, bounds);
         let mut connection = options.connect().await.map_err(error)?;
         MIGRATIONS.run_direct(None, &mut connection, false).await.map_err(migrate_error)?;
         let readers = SqlitePoolOptions::new()
@@ -106,7 +102,7 @@ impl Store {
             .max_lifetime(None)
             .test_before_acquire(false)
             .connect_lazy_with(reading(&path));
-        let writer = writer::start(options, connection, settings).await.map_err(error)?;
+        let writer = writer::start(options, connection, settings, bounds).await.map_err(error)?;
         Ok(Self { readers, writer: Arc::new(writer) })
     }
 
@@ -168,13 +164,13 @@ fn common(path: &Path) -> SqliteConnectOptions {
         .disable_statement_logging()
 }
 
-fn writing(path: &Path) -> SqliteConnectOptions {
+fn writing(path: &Path, bounds: disk::Bounds) -> SqliteConnectOptions {
     common(path)
         .auto_vacuum(SqliteAutoVacuum::Incremental)
         .journal_mode(SqliteJournalMode::Wal)
         .synchronous(SqliteSynchronous::Full)
-        .pragma("journal_size_limit", WAL_BYTES.to_string())
-        .pragma("wal_autocheckpoint", CHECKPOINT_PAGES.to_string())
+        .pragma("journal_size_limit", bounds.wal().to_string())
+        .pragma("wal_autocheckpoint", bounds.checkpoint_pages().to_string())
         // Negative: KiB rather than pages.
         .pragma("cache_size", (-WRITER_CACHE_KIB).to_string())
         .thread_name(|_| "store-writer".into())

@@ -113,7 +113,8 @@ pub enum Change {
     /// A letter that is in no queue becomes a dead one.
     Bury(DeadLetter),
     /// The oldest rows of the peer's queue within `from..=through` become dead
-    /// letters: at most `limit` (and [`ROWS_AN_OP`]) rows and about 16 MiB.
+    /// letters: at most `limit` (and [`ROWS_AN_OP`]) rows and about 4 MiB
+    /// (less on a small disk).
     BuryRows {
         peer: PeerId,
         from: u64,

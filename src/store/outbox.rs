@@ -5,7 +5,7 @@
 use super::{
     Store,
     batch::{Batch, OutboxRow},
-    error,
+    disk, error,
     op::{Gone, ROWS_AN_OP},
     rows::{ManyRows, Script, bits, count, counter, page, page_len, unbits},
 };
@@ -16,9 +16,6 @@ use crate::{
 use bytes::Bytes;
 use sqlx::SqliteConnection;
 use std::{collections::BTreeMap, sync::LazyLock};
-
-/// What one change moves to the dead letters at most, and one row.
-const BURIED_BYTES: usize = 16 << 20;
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct OutRow {
@@ -200,7 +197,7 @@ pub(super) async fn bury(connection: &mut SqliteConnection, burial: &Burial<'_>)
     .await?;
     let old =
         head.iter().take_while(|(_, _, stored_at)| burial.stored_before.is_none_or(|before| *stored_at < before.0));
-    let rows = page_len(old.map(|(_, size, _)| *size), BURIED_BYTES);
+    let rows = page_len(old.map(|(_, size, _)| *size), disk::movable_bytes(connection).await?);
     let Some((last, ..)) = rows.checked_sub(1).and_then(|at| head.get(at)) else {
         return Ok(Gone::default());
     };

@@ -363,7 +363,7 @@ async fn one_burial_is_bounded_in_rows_and_bytes() {
     store.submit((0..ROWS_AN_OP + 1).map(|_| enqueue(PEER, 1, b"")).collect::<Vec<_>>()).await.unwrap();
     assert_eq!(store.submit(burial(0, u64::MAX, usize::MAX)).await.unwrap().gone[0].rows, ROWS_AN_OP as u64);
     store.submit(burial(0, u64::MAX, usize::MAX)).await.unwrap();
-    let large = vec![0; 7 << 20];
+    let large = vec![0; 3 << 19];
     store.submit((0..3).map(|_| enqueue(PEER, 1, &large)).collect::<Vec<_>>()).await.unwrap();
     assert_eq!(store.submit(burial(0, u64::MAX, 10)).await.unwrap().gone[0].rows, 2);
 }
@@ -479,7 +479,7 @@ async fn the_file_is_made_as_the_design_says() {
         let mode = std::fs::metadata(dir.path().join(name)).unwrap().permissions().mode();
         assert_eq!(mode & 0o777, 0o600, "{name}");
     }
-    let mut writer = writing(&dir.path().join("pillarbox.db")).connect().await.unwrap();
+    let mut writer = writing(&dir.path().join("pillarbox.db"), disk::Bounds::of(None)).connect().await.unwrap();
     for (pragma, expected) in [("auto_vacuum", "2"), ("journal_mode", "wal"), ("synchronous", "2")] {
         let sql = sqlx::AssertSqlSafe(format!("SELECT CAST({pragma} AS TEXT) FROM pragma_{pragma}"));
         let found: String = sqlx::query_scalar(sql).fetch_one(&mut writer).await.unwrap();
@@ -593,7 +593,7 @@ async fn dead_letters_are_read_in_bounded_pages_and_those_sent_also_oldest_first
 async fn a_database_of_a_newer_version_is_refused() {
     let (dir, store) = store().await;
     store.close().await;
-    let mut writer = writing(&dir.path().join("pillarbox.db")).connect().await.unwrap();
+    let mut writer = writing(&dir.path().join("pillarbox.db"), disk::Bounds::of(None)).connect().await.unwrap();
     sqlx::query(
         "INSERT INTO _sqlx_migrations SELECT 9999, 'later', installed_on, 1, checksum, 0 FROM _sqlx_migrations LIMIT 1",
     )

@@ -8,7 +8,9 @@
 
 use super::{
     SQLITE_BUSY, SQLITE_CANTOPEN, SQLITE_CONSTRAINT, SQLITE_FULL, SQLITE_IOERR, SQLITE_LOCKED, SQLITE_READONLY,
-    SQLITE_TOOBIG, Settings, closed, error,
+    SQLITE_TOOBIG, Settings, closed,
+    disk::{self, Bounds, FreeSpace},
+    error,
     op::{Change, Done, Op},
     relay, sqlite_code,
     transaction::{Failure, Known, Written, alone, grouped, run},
@@ -16,7 +18,7 @@ use super::{
 use crate::error::Error;
 use sqlx::{ConnectOptions, Connection, SqliteConnection, sqlite::SqliteConnectOptions};
 use std::{
-    path::Path,
+    mem,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering::Relaxed},
@@ -24,7 +26,7 @@ use std::{
 };
 use tokio::{
     sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot, watch},
-    time::timeout,
+    time::{Instant, timeout},
 };
 use tokio_util::sync::CancellationToken;
 
@@ -34,28 +36,6 @@ const BATCH_BYTES: usize = 4 << 20;
 /// Ops and bytes that may wait; further callers wait to be let in.
 const WAITING_OPS: usize = 4 * BATCH_OPS;
 const WAITING_BYTES: usize = 32 << 20;
-/// New rows need so much free disk, or a tenth of the file system if that is less.
-const FREE_BYTES: u64 = 64 << 20;
-/// Free pages kept in the file for the next rows, and given back in one go.
-const KEPT_PAGES: i64 = 1_024;
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct DiskSpace {
-    pub free_bytes: u64,
-    pub total_bytes: u64,
-}
-
-/// How full the disk is; `None` when nobody can tell.
-pub type FreeSpace = Arc<dyn Fn() -> Option<DiskSpace> + Send + Sync>;
-
-pub(super) fn statvfs(data_dir: &Path) -> FreeSpace {
-    let path = data_dir.to_owned();
-    Arc::new(move || {
-        let found = rustix::fs::statvfs(&path).ok()?;
-        let bytes = |blocks: u64| blocks.saturating_mul(found.f_frsize);
-        Some(DiskSpace { free_bytes: bytes(found.f_bavail), total_bytes: bytes(found.f_blocks) })
-    })
-}
 
 /// The door to the writer's task, which ends when all handles are gone.
 pub(super) struct Handle {
@@ -65,6 +45,7 @@ pub(super) struct Handle {
     events: watch::Receiver<u64>,
     ended: CancellationToken,
     free_space: FreeSpace,
+    bounds: Bounds,
     /// The last transaction failed.
     troubled: Arc<AtomicBool>,
 }
@@ -113,6 +94,7 @@ pub(super) async fn start(
     options: SqliteConnectOptions,
     mut connection: SqliteConnection,
     settings: Settings,
+    bounds: Bounds,
 ) -> Result<Handle, sqlx::Error> {
     let known = Known::read(&mut connection).await?;
     let (requests, queue) = mpsc::channel(WAITING_OPS);
@@ -130,8 +112,12 @@ pub(super) async fn start(
         head,
         events,
         settings,
+        bounds,
         troubled: troubled.clone(),
         freed: true,
+        given_back: false,
+        refused: false,
+        shrunk_at: Instant::now(),
     };
     let guard = ended.clone().drop_guard();
     tokio::spawn(async move {
@@ -139,7 +125,7 @@ pub(super) async fn start(
         drop(guard);
     });
     let room = Arc::new(Semaphore::new(WAITING_BYTES));
-    Ok(Handle { requests, room, head: watched, events: watched_events, ended, free_space, troubled })
+    Ok(Handle { requests, room, head: watched, events: watched_events, ended, free_space, bounds, troubled })
 }
 
 impl Handle {
@@ -153,7 +139,7 @@ impl Handle {
     }
 
     pub(super) async fn check_growth(&self) -> Result<(), Error> {
-        match disk_refusal(&self.free_space) {
+        match self.bounds.refusal_of_many(&self.free_space) {
             Some(refusal) => return Err(refusal),
             None if !self.troubled.load(Relaxed) => return Ok(()),
             None => {}
@@ -176,19 +162,6 @@ impl Handle {
     }
 }
 
-/// Why new rows are refused, if the disk is nearly full.
-fn disk_refusal(free_space: &FreeSpace) -> Option<Error> {
-    let space = free_space()?;
-    let floor = FREE_BYTES.min(space.total_bytes / 10);
-    (space.free_bytes < floor).then(|| {
-        Error::exhausted(format!(
-            "disk nearly full: {} MiB free, new rows need {} MiB; free some space",
-            space.free_bytes >> 20,
-            floor >> 20
-        ))
-    })
-}
-
 struct Writer {
     queue: mpsc::Receiver<Request>,
     /// Taken from the queue, but not for the batch that was gathered then.
@@ -201,9 +174,15 @@ struct Writer {
     /// The newest session event.
     events: watch::Sender<u64>,
     settings: Settings,
+    bounds: Bounds,
     troubled: Arc<AtomicBool>,
     /// Rows were deleted since free pages were looked for.
     freed: bool,
+    /// Free pages were given back since the WAL was moved into the file.
+    given_back: bool,
+    /// New rows were refused since free pages were looked for.
+    refused: bool,
+    shrunk_at: Instant,
 }
 
 impl Writer {
@@ -211,6 +190,10 @@ impl Writer {
         while let Some(first) = self.next().await {
             let group = self.gather(first);
             self.commit(group).await;
+            // Who is refused may ask so often that there is no idle moment.
+            if self.refused && self.shrunk_at.elapsed() >= self.settings.idle {
+                self.shrink().await;
+            }
         }
         self.end().await;
     }
@@ -220,7 +203,7 @@ impl Writer {
         loop {
             let request = match self.carried.take() {
                 Some(request) => request,
-                None if self.freed => match timeout(self.settings.idle, self.queue.recv()).await {
+                None if self.freed || self.refused => match timeout(self.settings.idle, self.queue.recv()).await {
                     Ok(request) => request?,
                     Err(_) => {
                         self.shrink().await;
@@ -244,7 +227,8 @@ impl Writer {
         let mut bytes = first.op.weight();
         let mut open = first.op.is_grouped();
         let mut group = vec![first];
-        while open && group.len() < BATCH_OPS && bytes < BATCH_BYTES {
+        let most = self.bounds.batch(BATCH_BYTES);
+        while open && group.len() < BATCH_OPS && bytes < most {
             match self.queue.try_recv() {
                 Ok(Request::Op(next)) if next.op.is_grouped() => {
                     bytes += next.op.weight();
@@ -261,6 +245,9 @@ impl Writer {
     }
 
     async fn commit(&mut self, group: Vec<Waiting>) {
+        if self.bounds.is_tight(&self.settings.free_space) {
+            self.checkpoint().await;
+        }
         let ops: Vec<&Op> = group.iter().map(|waiting| &waiting.op).collect();
         let full = self.refusal(&ops);
         let outcome = self.transaction(&ops, full.as_ref()).await;
@@ -269,7 +256,7 @@ impl Writer {
             Ok(results) => results,
             Err(Abort::Rows(cause)) if ops.len() > 1 => {
                 tracing::warn!(error = %cause, ops = ops.len(), "a batch failed; its ops are tried one by one");
-                return self.commit_singly(group, full.as_ref()).await;
+                return self.commit_singly(group).await;
             }
             Err(abort) => vec![Err(Error::from(abort)); group.len()],
         };
@@ -279,9 +266,10 @@ impl Writer {
         }
     }
 
-    async fn commit_singly(&mut self, group: Vec<Waiting>, full: Option<&Error>) {
+    async fn commit_singly(&mut self, group: Vec<Waiting>) {
         for waiting in group {
-            let outcome = self.transaction(&[&waiting.op], full).await;
+            let full = self.refusal(&[&waiting.op]);
+            let outcome = self.transaction(&[&waiting.op], full.as_ref()).await;
             self.troubled.store(outcome.is_err(), Relaxed);
             let result = match outcome {
                 Ok(results) => results.into_iter().next().unwrap_or_else(|| Err(closed())),
@@ -292,11 +280,14 @@ impl Writer {
     }
 
     /// Why ops that grow are refused now, if they are.
-    fn refusal(&self, ops: &[&Op]) -> Option<Error> {
+    fn refusal(&mut self, ops: &[&Op]) -> Option<Error> {
         if !ops.iter().any(|op| op.grows()) {
             return None;
         }
-        disk_refusal(&self.settings.free_space)
+        let bytes = ops.iter().filter(|op| op.grows()).map(|op| op.weight()).sum();
+        let refusal = self.bounds.refusal(&self.settings.free_space, bytes);
+        self.refused |= refusal.is_some();
+        refusal
     }
 
     /// One transaction. `Ok`: it is on disk, with a result for each op.
@@ -347,9 +338,9 @@ impl Writer {
     fn committed(&mut self, written: &Written) {
         self.known.learn(written);
         let newest = written.counters.cursor - 1;
-        self.head.send_if_modified(|head| std::mem::replace(head, newest) != newest);
+        self.head.send_if_modified(|head| mem::replace(head, newest) != newest);
         let event = written.given.event;
-        self.events.send_if_modified(|head| event > 0 && std::mem::replace(head, event) != event);
+        self.events.send_if_modified(|head| event > 0 && mem::replace(head, event) != event);
         self.freed |= written.results.iter().flatten().any(|done| done.gone.iter().any(|gone| gone.rows > 0));
     }
 
@@ -362,6 +353,7 @@ impl Writer {
     /// What failed before the COMMIT was, by its code: a refusal of SQLite's
     /// leaves the connection sound; after anything else nobody knows.
     async fn abort(&mut self, connection: SqliteConnection, cause: sqlx::Error) -> Abort {
+        self.refused |= sqlite_code(&cause) == Some(SQLITE_FULL);
         match sqlite_code(&cause) {
             Some(SQLITE_FULL | SQLITE_TOOBIG | SQLITE_CONSTRAINT) => {
                 self.connection = Some(connection);
@@ -383,16 +375,32 @@ impl Writer {
         }
     }
 
-    /// Gives some free pages back to the file system.
+    /// Gives some free pages back to the file system. The files get shorter
+    /// once there is no more to give, or at once for those who were refused.
     async fn shrink(&mut self) {
+        self.shrunk_at = Instant::now();
+        let refused = mem::take(&mut self.refused);
+        if refused {
+            // Giving back writes, too.
+            self.checkpoint().await;
+        }
         self.freed = false;
         let Some(connection) = &mut self.connection else { return };
-        let free: Result<i64, _> = sqlx::query_scalar("PRAGMA freelist_count").fetch_one(&mut *connection).await;
-        if free.is_ok_and(|pages| pages > KEPT_PAGES) {
-            match run(connection, "PRAGMA incremental_vacuum(1024)").await {
-                Ok(()) => self.freed = true,
-                Err(cause) => tracing::warn!(error = %cause, "free pages could not be given back"),
-            }
+        match self.bounds.give_back(connection).await {
+            Ok(more) => self.freed = more,
+            Err(cause) => tracing::warn!(error = %cause, "free pages could not be given back"),
+        }
+        self.given_back |= self.freed;
+        if self.given_back && (refused || !self.freed) {
+            self.given_back = false;
+            self.checkpoint().await;
+        }
+    }
+
+    async fn checkpoint(&mut self) {
+        let Some(connection) = &mut self.connection else { return };
+        if let Err(cause) = disk::checkpoint(connection).await {
+            tracing::debug!(error = %cause, "the log of the database could not be moved into it");
         }
     }
 

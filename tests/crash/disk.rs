@@ -15,8 +15,10 @@ use tonic::Code;
 
 /// The floor for new rows is a tenth of it.
 const SIZE: u64 = 64 << 20;
+/// Smaller than what the database's log may have on a large one, with the floor.
+const SMALL: u64 = 24 << 20;
 
-/// A file system of [`SIZE`], gone when it is dropped.
+/// A small file system, gone when it is dropped.
 pub struct Disk {
     mount: PathBuf,
     _dir: tempfile::TempDir,
@@ -25,10 +27,14 @@ pub struct Disk {
 impl Disk {
     /// `None`, and a word about it, where mounting is not permitted.
     pub fn new() -> Option<Self> {
+        Self::of(SIZE)
+    }
+
+    fn of(size: u64) -> Option<Self> {
         let dir = tempfile::tempdir().unwrap();
         let mount = dir.path().join("disk");
         std::fs::create_dir(&mount).unwrap();
-        let size = format!("size={SIZE},mode=700");
+        let size = format!("size={size},mode=700");
         mount_with(&["-t", "tmpfs", "-o", &size, "tmpfs"], &mount).then_some(Self { mount, _dir: dir })
     }
 
@@ -76,6 +82,40 @@ pub fn mount_with(arguments: &[&str], at: &Path) -> bool {
     assert!(std::env::var("CI").as_deref() != Ok("true"), "cannot mount: {why}");
     println!("skipped: nothing may be mounted here: {why}");
     false
+}
+
+#[test]
+fn a_node_that_filled_a_small_disk_by_itself_drains_starts_and_goes_on() {
+    let Some(disk) = Disk::of(SMALL) else { return };
+    let dir = scratch();
+    let mut pair = Pair::start(&disk.data(), &dir.path().join("b"));
+    pair.a.ok(&["queue", "hold", &pair.b.server_id]);
+    // The node takes the rest, and how long that takes is not what is tested.
+    disk.fill(SMALL / 3);
+    let mut load = Load::new();
+    let at_a = Door::new(&pair.a, &pair.b);
+    for writer in 1..=4 {
+        load.write(writer, &at_a);
+    }
+    load.refused(0, Code::ResourceExhausted);
+    assert!(load.acknowledged(0) > 0 && fares(&pair.a, &pair.b)["queued"].as_u64() > Some(0));
+    pair.a.ok(&["queue", "release", &pair.b.server_id]);
+    // Over and over: it drains, goes on, and is refused again.
+    for _ in 0..2 {
+        load.progress(0, 50);
+        load.progress(3, 50);
+        pair.a.kill();
+        pair.a = NodeProcess::start(&disk.data(), QUICK);
+    }
+    pair.a.ok(&["queue", "hold", &pair.b.server_id]);
+    load.refused(0, Code::ResourceExhausted);
+    let ledgers = load.end();
+    // A stop in good order and a start, as full as it is.
+    pair.a.stop();
+    pair.a = NodeProcess::start(&disk.data(), QUICK);
+    pair.a.ok(&["queue", "release", &pair.b.server_id]);
+    pair.finish(&ledgers, &[]);
+    assert!(!log(&disk.data()).contains("disk full"), "{}", log(&disk.data()));
 }
 
 #[test]

@@ -88,6 +88,35 @@ fn a_key_that_others_can_read_is_refused() {
 }
 
 #[test]
+fn a_node_whose_key_is_missing_does_not_start_with_another() {
+    let dir = scratch();
+    let data = dir.path().join("n");
+    NodeProcess::start(&data, QUICK).stop();
+    let (key, away) = (data.join("node.key"), data.join("away"));
+    std::fs::rename(&key, &away).unwrap();
+    let said = refusal(NodeProcess::spawn(&data, QUICK));
+    assert_says(&said, &["exit status: 1)", "node.key is missing", "restore the file", "--data-dir"]);
+    assert!(!key.exists());
+    std::fs::rename(&away, &key).unwrap();
+    NodeProcess::start(&data, QUICK).stop();
+}
+
+#[test]
+fn a_directory_too_deep_for_a_socket_is_refused_by_the_limit() {
+    let dir = scratch();
+    let said = refusal(NodeProcess::spawn(&dir.path().join("d".repeat(100)), QUICK));
+    assert_says(&said, &["exit status: 1)", "at most 107", "--data-dir"]);
+}
+
+#[test]
+fn only_the_owner_can_reach_the_operators_socket() {
+    let dir = scratch();
+    let node = NodeProcess::start(&dir.path().join("n"), QUICK);
+    let mode = std::fs::metadata(node.dir().join("admin.sock")).unwrap().permissions().mode();
+    assert_eq!(mode & 0o777, 0o600);
+}
+
+#[test]
 fn sigkill_while_starting_is_harmless() {
     let dir = scratch();
     let (a, b) = (dir.path().join("a"), dir.path().join("b"));

@@ -148,6 +148,8 @@ async fn bad_input_is_refused_with_its_code_and_a_text_that_names_the_field() {
         ("", vec![event(1)], Code::InvalidArgument, "to: "),
         (known, vec![], Code::InvalidArgument, "events"),
         (known, vec![bytes::Bytes::new()], Code::InvalidArgument, "events[0]"),
+        (known, vec![event(1), b"\xff\xff".as_slice().into()], Code::InvalidArgument, "events[1]: not an Event"),
+        (known, vec![b"\x0a\x05no".as_slice().into()], Code::InvalidArgument, "events[0]: not an Event"),
         (known, vec![event(1), large], Code::InvalidArgument, "events[1]"),
         ("a.example:7443", vec![event(1)], Code::FailedPrecondition, "peer add a.example:7443"),
     ];

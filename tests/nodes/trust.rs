@@ -276,3 +276,30 @@ async fn a_change_of_id_needs_a_token_too() {
     assert_eq!(node.federation().peers().len(), 1);
     drop(faulty);
 }
+
+#[tokio::test]
+async fn a_new_id_leads_to_no_private_address_but_the_peers_own_and_the_answer_does_not_tell_what_is_there() {
+    let listener = std::net::TcpListener::bind("127.0.0.2:0").unwrap();
+    listener.set_nonblocking(true).unwrap();
+    let (open, closed) = (listener.local_addr().unwrap().to_string(), "127.0.0.2:1".to_owned());
+    let mut told = Vec::new();
+    for there in [&open, &closed] {
+        let (node, faulty) = pair().await;
+        let body = NotifyNewIdRequest { new_server_id: there.clone() }.encode_to_vec();
+        let status = call(&node.dial(false).await, NOTIFY, Some(&faulty.plain()), body.into()).await.unwrap_err();
+        assert_eq!(status.code(), Code::Unavailable, "{status:?}");
+        assert_eq!(node.peer(&faulty.id).row().next_id, None);
+        told.push(status.message().replace(there, "ID"));
+    }
+    assert_eq!(told[0], told[1]);
+    assert!(!told[0].contains("refused") && !told[0].contains("loopback"), "{}", told[0]);
+    assert_eq!(listener.accept().unwrap_err().kind(), std::io::ErrorKind::WouldBlock, "nobody connected");
+}
+
+#[tokio::test]
+async fn a_new_id_on_a_closed_port_of_the_peers_own_host_gets_the_same_answer() {
+    let (node, faulty) = pair().await;
+    let body = NotifyNewIdRequest { new_server_id: "127.0.0.1:1".into() }.encode_to_vec();
+    let status = call(&node.dial(false).await, NOTIFY, Some(&faulty.plain()), body.into()).await.unwrap_err();
+    assert!(status.message().contains("no key of 127.0.0.1:1 could be had"), "{status:?}");
+}

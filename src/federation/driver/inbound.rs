@@ -139,7 +139,7 @@ async fn apply(
             Err(error) => error,
         };
         tracing::warn!(peer = row_id.0, %error, "events of the peer cannot be stored");
-        queued.failed();
+        queued.failed(&error);
         // After a failed commit only the file knows where the mark stands.
         let stands = inner.store.stream_in(row_id).await;
         opening.failed(&match &stands {

@@ -86,7 +86,7 @@ impl Federation {
         let queued = Queued::of(&inner, &op);
         queued.reserve(&inner, &op)?;
         let committed = self.0.tasks.spawn(async move {
-            let done = inner.store.submit(op).await.inspect_err(|_| queued.failed())?;
+            let done = inner.store.submit(op).await.inspect_err(|error| queued.failed(error))?;
             queued.committed(&inner, &done);
             Ok(done)
         });
@@ -162,10 +162,15 @@ impl Queued {
         }
     }
 
-    pub(in crate::federation) fn failed(&self) {
+    pub(in crate::federation) fn failed(&self, error: &Error) {
+        // After a failed commit the rows may be there all the same; when there
+        // was no room they are not, and who is refused may ask again at once.
+        let doubtful = !matches!(error, Error::Exhausted { .. });
         for share in &self.shares {
             share.release();
-            // After a failed commit the rows may be there all the same.
+            if !doubtful {
+                continue;
+            }
             let _ = share.peer.command(Command::LookAgain);
         }
     }

@@ -74,7 +74,7 @@ async fn commit(inner: &Inner, op: Op) -> Result<u64, Error> {
             Err(_) => break,
         }
     }
-    let done = inner.store.submit(op).await.inspect_err(|_| queued.failed())?;
+    let done = inner.store.submit(op).await.inspect_err(|error| queued.failed(error))?;
     queued.committed(inner, &done);
     Ok(done.numbers.start)
 }

@@ -1,6 +1,7 @@
 //! A token counts until it expires or is revoked.
 
 use super::*;
+use futures_util::{FutureExt, StreamExt, stream};
 
 async fn tokens() -> (tempfile::TempDir, Tokens) {
     let dir = tempfile::tempdir().unwrap();
@@ -56,4 +57,29 @@ async fn the_last_use_is_listed() {
     stop.cancel();
     tokens.clone().run(stop).await;
     assert!(tokens.list().await.unwrap()[0].last_used_at.is_some());
+}
+
+#[tokio::test]
+async fn a_stream_ends_when_its_own_token_is_revoked() {
+    let (_dir, tokens) = tokens().await;
+    let service = Principal::Service("home".into());
+    let [own, other] = [tokens.issue(&service, None).await.unwrap(), tokens.issue(&service, None).await.unwrap()];
+    let items = stream::iter([Ok(1)]).chain(stream::pending());
+    let mut open = tokens.until_lapse(&header(&own.token), items);
+    assert_eq!(open.next().await.unwrap().unwrap(), 1);
+    tokens.revoke(&other.id).await.unwrap();
+    assert!(open.next().now_or_never().is_none(), "another one's token");
+    tokens.revoke(&own.id).await.unwrap();
+    let end = open.next().await.unwrap().unwrap_err();
+    assert_eq!((end.code(), end.message()), (tonic::Code::Unauthenticated, "authorization: unknown or revoked token"));
+    assert!(open.next().await.is_none());
+}
+
+#[tokio::test]
+async fn a_stream_ends_when_its_token_expires() {
+    let (_dir, tokens) = tokens().await;
+    let issued = tokens.issue(&Principal::User("a".into()), Some(Duration::from_millis(100))).await.unwrap();
+    let mut open = tokens.until_lapse(&header(&issued.token), stream::pending::<Result<(), Status>>());
+    let end = open.next().await.unwrap().unwrap_err();
+    assert!(end.message().contains("expired"), "{end}");
 }

@@ -3,7 +3,8 @@
 use super::*;
 use crate::{
     store::{
-        Change, Store,
+        Change, DiskSpace, Store,
+        disk::{FREE_BYTES, statvfs},
         tests::{PEER, enqueue, inbound, mark, settings, settle, store},
     },
     types::{Mark, Millis},
@@ -208,8 +209,8 @@ async fn a_nearly_full_disk_refuses_new_rows_and_lets_queues_drain() {
 #[tokio::test]
 async fn on_a_small_disk_a_tenth_is_enough() {
     let dir = tempfile::tempdir().unwrap();
-    let space = |free_bytes| DiskSpace { free_bytes, total_bytes: 1000 };
-    for (free_bytes, taken) in [(100, true), (99, false)] {
+    let space = |free_bytes| DiskSpace { free_bytes, total_bytes: 400 << 20 };
+    for (free_bytes, taken) in [(40 << 20, true), ((40 << 20) - 1, false)] {
         let settings = Settings { free_space: Arc::new(move || Some(space(free_bytes))), ..settings() };
         let store = Store::open_with(dir.path(), settings).await.unwrap();
         assert_eq!(store.submit(enqueue(PEER, 1, b"x")).await.is_ok(), taken);
@@ -236,7 +237,7 @@ async fn free_pages_go_back_to_the_file_system_when_nothing_is_to_do() {
     }
     store.submit(settle(PEER, 20)).await.unwrap();
     let pages = async || -> i64 { sqlx::query_scalar("PRAGMA page_count").fetch_one(&store.readers).await.unwrap() };
-    while pages().await > 2 * KEPT_PAGES {
+    while pages().await > 2048 {
         tokio::task::yield_now().await;
     }
 }
