@@ -112,9 +112,13 @@ async fn a_full_queue_refuses_new_events_and_keeps_those_it_has() {
 async fn an_event_of_an_unknown_kind_is_taken_kept_with_its_bytes_and_blocks_nothing() {
     let (a, b) = (TestNode::start().await, TestNode::start().await);
     federate(&a, &b).await;
-    a.federation().send(&b.id, vec![event(1), unknown(), Bytes::from_static(b"\x0a\xff"), event(2)]).await.unwrap();
+    a.federation().send(&b.id, vec![event(1), unknown(), event(2)]).await.unwrap();
     assert_eq!(b.log(2).await, [1, 2]);
     eventually!(a.is_drained(&b.id).await);
+    // What is no event at all only a stranger's server sends.
+    let faulty = Faulty::start().await;
+    b.add(&faulty.id, faulty.key).await;
+    faulty.push(&b, Bytes::from_static(b"\x0a\xff")).await.unwrap();
     let letters = dead(&b).await;
     let seen: Vec<_> = letters.iter().rev().map(|row| (row.letter.reason.as_str(), row.letter.body.clone())).collect();
     assert_eq!(seen, [("unknown_kind", unknown()), ("malformed", Bytes::from_static(b"\x0a\xff"))]);
