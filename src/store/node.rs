@@ -21,8 +21,8 @@ pub struct NodeRow {
     pub server_id: Option<ServerId>,
     /// Where it listened last.
     pub port: Option<u16>,
-    /// What the next row of the outbox (or of the relay) and the next event of
-    /// the local log get.
+    /// What the next row of the outbox (or the next delivery or session event)
+    /// and the next event of the local log get.
     pub next_number: u64,
     pub next_cursor: u64,
 }

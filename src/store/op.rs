@@ -2,7 +2,8 @@
 //! decided before by their owner; a [`Done`] is what came of it.
 //!
 //! Pure data. The changes of an op take effect in their order, all or none.
-//! Numbers and cursors are given by the writer, in the order of the commits.
+//! Numbers and cursors are given by the writer, in the order of the commits; but
+//! a message of the relay brings its own.
 
 use super::{
     dead::DeadLetter,
@@ -166,8 +167,7 @@ pub enum Change {
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Done {
     /// The numbers of all that takes one in the op (`Enqueue`, and of the relay
-    /// `Message`, `Deliver` and `Event`), in the order of its changes, without
-    /// a hole.
+    /// `Deliver` and `Event`), in the order of its changes, without a hole.
     pub numbers: Range<u64>,
     /// The cursors of the op's `Inbound`s, in their order.
     pub cursors: Range<u64>,

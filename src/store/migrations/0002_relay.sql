@@ -1,6 +1,7 @@
 -- The MPC router: messages and who they are for, parties, sessions and events.
 --
--- Messages, deliveries and events take their numbers from node.next_number.
+-- Deliveries and events take their numbers from node.next_number; a message
+-- brings its own, which its maker gave it.
 -- A server is named by its peer row; 0 is this node.
 
 -- The greatest created_at ever given to a delivery: what comes after a restart

@@ -1,11 +1,12 @@
 //! The relay's rows of many ops, sorted by kind.
 //!
 //! Pure. The result is that of the ops one after the other: what is inserted
-//! goes first, since a number names only a row given before it (a larger one
-//! is ignored here); `Sent` and `Reported` change columns of their own in a way
-//! that knows no order, but `Sent` for parties of this node, `RemoteState` for
-//! others. `Finish` and `RemoteState` do not share a phase the wrong way round.
-//! What happens to one session is folded here.
+//! goes first, since a number names only a row that came before it (a seq that
+//! was not given yet is ignored here, and what was told of a message that comes
+//! later is forgotten); `Sent` and `Reported` change columns of their own in a
+//! way that knows no order, but `Sent` for parties of this node, `RemoteState`
+//! for others. `Finish` and `RemoteState` do not share a phase the wrong way
+//! round. What happens to one session is folded here.
 
 use super::{
     arrivals::{Arrivals, Given},
@@ -66,8 +67,18 @@ pub(super) struct Phase {
 
 impl Phase {
     fn is_told_of(&self, message: u64) -> bool {
+        self.first_told(message).is_some()
+    }
+
+    fn first_told(&self, message: u64) -> Option<&(u64, PartyRef)> {
         let first = (message, PartyRef { peer: PeerId(i64::MIN), name: String::new() });
-        self.told.range(first..).next().is_some_and(|((told, _), _)| *told == message)
+        self.told.range(first..).next().map(|(key, _)| key).filter(|(told, _)| *told == message)
+    }
+
+    fn forget(&mut self, message: u64) {
+        while let Some(key) = self.first_told(message).cloned() {
+            self.told.remove(&key);
+        }
     }
 }
 
@@ -146,7 +157,7 @@ impl<'a> Batch<'a> {
         }
     }
 
-    /// It took numbers.
+    /// It took numbers of the writer.
     pub(in crate::store) fn is_numbered(&self) -> bool {
         !self.deliveries.is_empty() || !self.events.is_empty()
     }
@@ -163,6 +174,7 @@ impl<'a> Batch<'a> {
         match change {
             Change::Message(new) => {
                 self.given.accepted_at = self.given.accepted_at.max(new.accepted_at.0);
+                self.phases.iter_mut().for_each(|phase| phase.forget(new.number));
                 self.current = Some(self.messages.len());
                 self.messages.push(Message { new: new.clone(), recipients: 0 });
             }
@@ -226,8 +238,8 @@ impl<'a> Batch<'a> {
                     *touched = (*touched).max(*at);
                 }
             }
-            // Numbers that were never given, and rare changes, which are
-            // refused before.
+            // Seqs that were never given, states of parties of this node, and
+            // rare changes, which are refused before.
             _ => {}
         }
     }

@@ -50,8 +50,8 @@ impl DeliveryState {
 /// A message as it is accepted.
 #[derive(Debug, Clone, PartialEq)]
 pub struct NewMessage {
-    /// Given by its maker, never twice: parcels name the message by it before
-    /// it is on disk.
+    /// Given by its maker, growing, below 2^63 and never twice: parcels name the
+    /// message by it before it is on disk.
     pub number: u64,
     /// Whose server took it from its sender.
     pub origin: PeerId,
@@ -105,13 +105,13 @@ pub struct RemoteState {
 /// nothing happens then.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Change {
-    /// Nothing stays of it, its `Deliver`s and so on when it is
-    /// another server's and `(origin, remote_id)` is there already; the numbers
-    /// are used up all the same.
+    /// Nothing stays of it, its `Deliver`s and so on when it is another
+    /// server's and `(origin, remote_id)` is there already; their numbers are
+    /// used up all the same. `Conflict` for a number that another message has.
     Message(Box<NewMessage>),
-    /// A delivery of the message before it in the op; takes a number, its
-    /// `seq`. The writer gives `created_at`: for a party of this node above
-    /// those it gave the party before, and not below `accepted_at`.
+    /// A delivery of the message before it in the op; takes a number of the
+    /// writer, its `seq`. The writer gives `created_at` too: for a party of this
+    /// node above those it gave the party before, and not below `accepted_at`.
     ///
     /// Refused without a message before it; a rare change between is one too
     /// many.
@@ -129,7 +129,8 @@ pub enum Change {
     /// Only rises, as by `Sent` and `Finish`.
     RemoteState(Box<RemoteState>),
     /// The parcel with a message did not arrive: its deliveries to parties of
-    /// that server that are not final failed. Rare.
+    /// that server that are not final become failed, and `open` is lowered.
+    /// Nothing happens for this node as the server. Rare.
     FailRemote { message: u64, peer: PeerId, at: Millis, error: String },
     /// The origin of the message was told so much. Only rises.
     Reported { seq: u64, state: DeliveryState },
@@ -137,13 +138,14 @@ pub enum Change {
     /// Adds a party to a session, which is made (without an owner) if missing.
     /// `until` only rises.
     Joined { session: String, party: PartyRef, until: Millis },
-    /// Sets the owner of a session, and settles its parties if it names some;
-    /// makes it if missing. `until` only rises.
+    /// Sets the owner of a session, which is made if missing. `Some`: these are
+    /// its parties now, and it is settled from then on; `None`: both stay as
+    /// they are. `until` only rises.
     Announced { session: String, owner: PeerId, parties: Option<Vec<PartyRef>>, until: Millis },
     /// `until` of sessions that are there rises.
     TouchSessions(Vec<(String, Millis)>),
-    /// Takes a number. A repeat of `(owner, session, event_id)` leaves nothing
-    /// but the number used up.
+    /// Takes a number of the writer. A repeat of `(owner, session, event_id)`
+    /// leaves nothing but the number used up.
     Event(Box<NewEvent>),
     /// `last_seen_at` of parties that are there rises.
     TouchParties(Vec<(String, Millis)>),

@@ -294,7 +294,8 @@ impl Store {
     }
 
     /// States of deliveries here, of messages of other servers, that their
-    /// origin has not been told: those after a number, oldest delivery first.
+    /// origin has not been told: those after a seq, oldest delivery first, at
+    /// most `limit`.
     pub async fn unreported(&self, after: u64, limit: usize) -> Result<Vec<Unreported>, Error> {
         let found: Vec<UnreportedColumns> = sqlx::query_as(UNREPORTED)
             .bind(counter(after))

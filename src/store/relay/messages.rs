@@ -116,7 +116,7 @@ impl Store {
         Ok(found.map(MessageRow::from))
     }
 
-    /// The number of the newest message; 0: none.
+    /// The greatest number of a message that is kept; 0: none.
     pub async fn newest_message(&self) -> Result<u64, Error> {
         let found: Option<i64> =
             sqlx::query_scalar("SELECT max(number) FROM message").fetch_one(&self.readers).await.map_err(error)?;
@@ -179,7 +179,10 @@ impl Store {
 /// and so is what belongs to it: there is no row with its number then.
 pub(super) fn insert(script: &mut Script, batch: &Batch<'_>) {
     static LOCAL: LazyLock<ManyRows> = LazyLock::new(|| insert_messages(""));
-    static REMOTE: LazyLock<ManyRows> = LazyLock::new(|| insert_messages("ON CONFLICT DO NOTHING"));
+    // By the id alone: a number that is taken is no repeat, and what belongs to
+    // it must not be given to another message.
+    static REMOTE: LazyLock<ManyRows> =
+        LazyLock::new(|| insert_messages("ON CONFLICT (remote_id, origin) WHERE origin <> 0 DO NOTHING"));
     static LOCAL_BODY: LazyLock<ManyRows> =
         LazyLock::new(|| ManyRows::new("INSERT INTO message_body (number, body) VALUES", "(?, ?)", ""));
     static REMOTE_BODY: LazyLock<ManyRows> = LazyLock::new(|| {
@@ -210,7 +213,7 @@ fn insert_messages(tail: &str) -> ManyRows {
 
 fn bind(script: &mut Script, row: &Message) {
     let new = &row.new;
-    script.bind(bits(row.new.number)).bind(bits(new.tag)).bind(new.origin.0).bind(new.remote_id.clone());
+    script.bind(bits(new.number)).bind(bits(new.tag)).bind(new.origin.0).bind(new.remote_id.clone());
     script.bind(new.session.clone()).bind(new.sender.clone()).bind(new.broadcast).bind(new.round);
     script.bind(new.kind.clone()).bind(new.accepted_at.0).bind(new.expires_at.0).bind(count(new.body.len()));
     script.bind(count(row.recipients)).bind(count(row.recipients));

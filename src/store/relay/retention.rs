@@ -1,7 +1,8 @@
-//! The rare changes: what expires, and what is dropped after its time.
+//! The rare changes: what expires, what did not arrive at another server, and
+//! what is dropped after its time.
 //!
-//! Each chooses its rows by an index first, within its bounds, and then changes
-//! exactly those.
+//! What takes many messages chooses its rows by an index first, within its
+//! bounds, and then changes exactly those.
 
 use super::{change::Change, json, messages::BodyBytes, parties};
 use crate::{
@@ -52,7 +53,7 @@ pub(in crate::store) async fn apply(
     match change {
         Change::PutParty(row) => parties::put(connection, row).await?,
         Change::FailRemote { message, peer, at, error } => {
-            done.gone.push(fail_remote(connection, *message, *peer, *at, error).await?);
+            fail_remote(connection, *message, *peer, *at, error).await?;
         }
         Change::FailExpired { now, limit } => done.expired.extend(fail(connection, *now, *limit).await?),
         Change::FreeBodies { limit } => {
@@ -77,16 +78,15 @@ pub(in crate::store) async fn apply(
     Ok(())
 }
 
-/// `rows`: how many deliveries failed.
 async fn fail_remote(
     connection: &mut SqliteConnection,
     message: u64,
     peer: PeerId,
     at: Millis,
     error: &str,
-) -> Result<Gone, sqlx::Error> {
+) -> Result<(), sqlx::Error> {
     if peer == PeerId::SELF {
-        return Ok(Gone::default());
+        return Ok(());
     }
     let failed = sqlx::query(
         "UPDATE delivery SET state = 3, finished_at = $3, error = $4
@@ -104,7 +104,7 @@ async fn fail_remote(
         .bind(bits(failed))
         .execute(connection)
         .await?;
-    Ok(Gone { rows: failed, bytes: 0 })
+    Ok(())
 }
 
 async fn fail(connection: &mut SqliteConnection, now: Millis, limit: usize) -> Result<Vec<Expired>, sqlx::Error> {

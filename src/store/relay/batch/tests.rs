@@ -14,8 +14,9 @@ fn party(peer: PeerId, name: &str) -> PartyRef {
     PartyRef { peer, name: name.into() }
 }
 
-fn message(origin: PeerId, accepted_at: i64) -> Change {
+fn message(number: u64, origin: PeerId, accepted_at: i64) -> Change {
     Change::Message(Box::new(NewMessage {
+        number,
         origin,
         remote_id: (origin != PeerId::SELF).then(|| "id".into()),
         tag: 1,
@@ -70,31 +71,34 @@ fn what_hangs_on_a_message_needs_one_before_it_in_its_op() {
     for alone in [deliver(PEER, "bob"), key()] {
         assert!(matches!(checked(&[alone]), Err(Error::Internal(_))));
     }
-    checked(&[message(PeerId::SELF, 1), deliver(PEER, "bob"), key()]).unwrap();
-    assert!(matches!(checked(&[message(PEER, 1), key()]), Err(Error::Internal(_))), "a key is for a local message");
+    checked(&[message(4, PeerId::SELF, 1), deliver(PEER, "bob"), key()]).unwrap();
+    assert!(matches!(checked(&[message(4, PEER, 1), key()]), Err(Error::Internal(_))), "a key is for a local message");
 }
 
 #[test]
 fn exactly_a_message_of_another_server_has_a_remote_id() {
     for (origin, remote_id) in [(PEER, None), (PeerId::SELF, Some("id".to_owned()))] {
-        let Change::Message(new) = message(origin, 1) else { unreachable!() };
+        let Change::Message(new) = message(4, origin, 1) else { unreachable!() };
         let wrong = Change::Message(Box::new(NewMessage { remote_id, ..*new }));
         assert!(matches!(checked(&[wrong]), Err(Error::Internal(_))));
     }
 }
 
 #[test]
-fn a_message_and_its_deliveries_take_numbers_in_their_order() {
+fn deliveries_take_numbers_in_their_order_and_their_message_brings_its_own() {
     let (arrivals, mut counters) = (Arrivals::new(0), counters());
     let mut batch = Batch::new(&arrivals);
-    let op = [message(PeerId::SELF, 1), deliver(PEER, "bob"), key(), deliver(PeerId::SELF, "carol")];
+    take(&mut batch, &mut counters, &[message(3, PeerId::SELF, 1)]);
+    assert!(!batch.is_numbered(), "a message takes none of the writer's");
+    let op = [message(77, PeerId::SELF, 1), deliver(PEER, "bob"), key(), deliver(PeerId::SELF, "carol")];
     take(&mut batch, &mut counters, &op);
-    take(&mut batch, &mut counters, &[message(PEER, 1), deliver(PeerId::SELF, "bob")]);
-    let numbers: Vec<_> = batch.messages.iter().map(|row| (row.number, row.recipients)).collect();
-    assert_eq!(numbers, [(10, 2), (13, 1)]);
+    take(&mut batch, &mut counters, &[message(5, PEER, 1), deliver(PeerId::SELF, "bob")]);
+    assert!(batch.is_numbered());
+    let numbers: Vec<_> = batch.messages.iter().map(|row| (row.new.number, row.recipients)).collect();
+    assert_eq!(numbers, [(3, 0), (77, 2), (5, 1)]);
     let seqs: Vec<_> = batch.deliveries.iter().map(|row| (row.seq, row.message)).collect();
-    assert_eq!(seqs, [(11, 0), (12, 0), (14, 1)]);
-    assert_eq!((batch.keys[0].message, counters.number), (10, 15));
+    assert_eq!(seqs, [(10, 1), (11, 1), (12, 2)]);
+    assert_eq!((batch.keys[0].message, counters.number), (77, 13));
 }
 
 #[test]
@@ -102,9 +106,9 @@ fn the_moments_of_a_recipient_rise_strictly_and_those_of_others_do_not_push_them
     let (mut arrivals, mut counters) = (Arrivals::new(FLOOR), counters());
     let mut batch = Batch::new(&arrivals);
     let to = |name| deliver(PeerId::SELF, name);
-    take(&mut batch, &mut counters, &[message(PeerId::SELF, 100), to("a"), to("b"), deliver(PEER, "a")]);
-    take(&mut batch, &mut counters, &[message(PeerId::SELF, 100), to("a")]);
-    take(&mut batch, &mut counters, &[message(PeerId::SELF, 20), to("a"), to("c"), deliver(PEER, "a")]);
+    take(&mut batch, &mut counters, &[message(1, PeerId::SELF, 100), to("a"), to("b"), deliver(PEER, "a")]);
+    take(&mut batch, &mut counters, &[message(2, PeerId::SELF, 100), to("a")]);
+    take(&mut batch, &mut counters, &[message(3, PeerId::SELF, 20), to("a"), to("c"), deliver(PEER, "a")]);
     let created: Vec<_> = batch.deliveries.iter().map(|row| row.created_at).collect();
     assert_eq!(created, [100, 100, 100, 101, 102, FLOOR + 1, 20]);
     assert_eq!(counters.created, 102);
@@ -112,7 +116,7 @@ fn the_moments_of_a_recipient_rise_strictly_and_those_of_others_do_not_push_them
     let given = batch.given;
     arrivals.advance(&given);
     let mut batch = Batch::new(&arrivals);
-    take(&mut batch, &mut counters, &[message(PeerId::SELF, 100), to("a"), to("b"), to("d")]);
+    take(&mut batch, &mut counters, &[message(4, PeerId::SELF, 100), to("a"), to("b"), to("d")]);
     let created: Vec<_> = batch.deliveries.iter().map(|row| row.created_at).collect();
     assert_eq!(created, [103, 101, 100]);
 }
@@ -123,17 +127,28 @@ fn a_number_that_was_never_given_is_ignored() {
     let mut batch = Batch::new(&arrivals);
     let early = |seq| {
         let sent = Change::Sent { seq, at: Millis(1), retries: 0 };
-        [
-            sent,
-            finish(seq, 1, false),
-            told(seq, DeliveryState::Failed),
-            Change::Reported { seq, state: DeliveryState::Failed },
-        ]
+        [sent, finish(seq, 1, false), Change::Reported { seq, state: DeliveryState::Failed }]
     };
     take(&mut batch, &mut counters, &early(10));
     assert!(batch.sent.is_empty() && batch.phases.is_empty() && batch.reported.is_empty());
     take(&mut batch, &mut counters, &early(9));
     assert_eq!((batch.sent.len(), batch.phases.len(), batch.reported.len()), (1, 1, 1));
+}
+
+#[test]
+fn what_was_told_of_a_message_before_it_is_there_is_ignored() {
+    let (arrivals, mut counters) = (Arrivals::new(0), counters());
+    let mut batch = Batch::new(&arrivals);
+    let tell = |message| told(message, DeliveryState::Failed);
+    // In two phases, and of its neighbours too.
+    take(&mut batch, &mut counters, &[tell(4), tell(5), tell(6), finish(2, 4, false), tell(5)]);
+    take(&mut batch, &mut counters, &[message(5, PeerId::SELF, 1), deliver(PEER, "bob")]);
+    let told_of = |batch: &Batch<'_>| -> Vec<Vec<u64>> {
+        batch.phases.iter().map(|phase| phase.told.keys().map(|(message, _)| *message).collect()).collect()
+    };
+    assert_eq!(told_of(&batch), [vec![4, 6], vec![]]);
+    take(&mut batch, &mut counters, &[tell(5)]);
+    assert_eq!(told_of(&batch), [vec![4, 6], vec![5]]);
 }
 
 #[test]
@@ -171,11 +186,17 @@ fn what_happens_to_a_session_is_folded() {
     let session = &batch.sessions["s"];
     assert_eq!(session.touched, Some(Millis(9)), "of a row that was there before");
     assert_eq!(session.put.as_ref().unwrap().until, Millis(5));
+    let announced = |owner, parties| Change::Announced { session: "s".into(), owner, parties, until: Millis(4) };
+    let put = |batch: &Batch<'_>| {
+        let put = batch.sessions["s"].put.as_ref().unwrap();
+        let names: Vec<_> = put.parties.iter().map(|party| party.name.clone()).collect();
+        (put.owner, put.settled, put.until.0, names.concat())
+    };
+    take(&mut batch, &mut counters, &[announced(PEER, None), join("z")]);
+    assert_eq!(put(&batch), (Some(PEER), false, 5, "az".into()), "its parties stay");
     let parties = vec![party(PEER, "b")];
-    let announced = Change::Announced { session: "s".into(), owner: PEER, parties, until: Millis(4) };
-    take(&mut batch, &mut counters, &[announced, join("c"), touch(7)]);
-    let put = batch.sessions["s"].put.as_ref().unwrap();
-    assert_eq!((put.owner, put.until), (Some(PEER), Millis(7)));
-    let names: Vec<_> = put.parties.iter().map(|party| party.name.as_str()).collect();
-    assert_eq!(names, ["b", "c"]);
+    take(&mut batch, &mut counters, &[announced(PEER, Some(parties)), join("c"), touch(7)]);
+    assert_eq!(put(&batch), (Some(PEER), true, 7, "bc".into()), "they are replaced");
+    take(&mut batch, &mut counters, &[announced(PeerId(8), None)]);
+    assert_eq!(put(&batch), (Some(PeerId(8)), true, 7, "bc".into()));
 }
