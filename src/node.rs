@@ -18,6 +18,7 @@ use crate::{
         hrpc::{DEFAULT_MAX_BODY, HrpcLayer, Methods},
         limits::Limits,
         listen::{self, Listener},
+        requests,
     },
     proto::{DESCRIPTORS, pillarbox::admin::v1::admin_server::AdminServer},
     relay::Relay,
@@ -337,5 +338,8 @@ fn plain(
 + Clone
 + Send
 + 'static {
-    routes.into_axum_router().into_service().map_response(|response: http::Response<_>| response.map(Body::new))
+    routes
+        .into_axum_router()
+        .into_service()
+        .map_response(|response: http::Response<_>| requests::reworded(response.map(Body::new)))
 }

@@ -9,6 +9,7 @@ use crate::{
     net::{
         answer::{Answer, Outgoing},
         connection::{Connection, End, Stream, Tap},
+        hrpc,
         limits::{Limits, Permit, Refusal},
         tasks::Tasks,
         tls::ServerTls,
@@ -295,8 +296,8 @@ where
     Ok(response.map(|body| Outgoing::new(body, Some(answer), Some(place))))
 }
 
-/// What a call over the limit gets: RESOURCE_EXHAUSTED where gRPC is spoken,
-/// else 429.
+/// What a call over the limit gets: RESOURCE_EXHAUSTED where gRPC or hRPC is
+/// spoken, else 429.
 fn refuse(refusal: Refusal, request: &Request<Incoming>) -> Response<Body> {
     let message = format!("too many calls from this address ({})", refusal.key());
     let after = match refusal {
@@ -305,9 +306,12 @@ fn refuse(refusal: Refusal, request: &Request<Incoming>) -> Response<Body> {
     };
     let kind =
         request.headers().get(header::CONTENT_TYPE).filter(|kind| kind.as_bytes().starts_with(b"application/grpc"));
+    let status = Status::from(Error::Exhausted { message: message.clone(), retry_after: Some(after) });
+    if let Some(response) = hrpc::refused_early(&status, request) {
+        return response;
+    }
     if let Some(kind) = kind {
-        let error = Error::Exhausted { message, retry_after: Some(after) };
-        let mut response = Status::from(error).into_http::<Body>();
+        let mut response = status.into_http::<Body>();
         response.headers_mut().insert(header::CONTENT_TYPE, kind.clone());
         return response;
     }

@@ -18,7 +18,10 @@ use pillarbox::{
     },
     node::{Node, StartError},
     proto::{
-        pillarbox::{admin::v1::NewTokenRequest, postbox::v1::Received},
+        pillarbox::{
+            admin::v1::{ListTokensRequest, NewTokenRequest, RevokeTokenRequest},
+            postbox::v1::Received,
+        },
         protocol::sync::v1::{
             Event,
             event::{Kind, UserAddedToGuild, UserInvited},
@@ -203,6 +206,15 @@ impl TestNode {
         let request = NewTokenRequest { principal: principal.into(), ttl: 0 };
         let token = self.operator().await.new_token(request).await.unwrap().into_inner().token;
         format!("Bearer {token}").parse().unwrap()
+    }
+
+    /// Revokes all tokens of a principal.
+    pub async fn revoke(&self, principal: &str) {
+        let mut operator = self.operator().await;
+        let tokens = operator.list_tokens(ListTokensRequest {}).await.unwrap().into_inner().tokens;
+        for token in tokens.into_iter().filter(|token| token.principal == principal) {
+            operator.revoke_token(RevokeTokenRequest { id: token.id }).await.unwrap();
+        }
     }
 
     /// The operator's calls.

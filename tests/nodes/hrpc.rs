@@ -11,7 +11,7 @@ use bytes::Bytes;
 use http::{Request, Response};
 use http_body_util::{BodyExt, Full};
 use pillarbox::{
-    net::link::Link,
+    net::{codec::RawCodec, link::Link},
     proto::protocol::{
         auth::v1::KeyResponse,
         harmonytypes::v1,
@@ -89,6 +89,27 @@ async fn a_refusal_by_hrpc_has_its_identifier_and_status() {
         let error = v1::Error::decode(answer.into_body()).unwrap();
         assert_eq!(error.identifier, identifier);
         assert!(!error.human_message.is_empty());
+    }
+}
+
+#[tokio::test]
+async fn a_request_that_cannot_be_read_is_the_callers_fault_by_grpc_and_by_hrpc() {
+    let node = TestNode::start().await;
+    let link = node.dial(false).await;
+    let long = Bytes::from(vec![0; (4 << 20) + 1]);
+    for (body, text) in [(Bytes::from_static(b"\xff\xff"), "request: not readable"), (long, "limit is: 4194304 bytes")]
+    {
+        let mut grpc = tonic::client::Grpc::with_origin(link.clone(), link.origin());
+        grpc.ready().await.unwrap();
+        let path = KEY.parse().unwrap();
+        let status = grpc.unary(tonic::Request::new(body.clone()), path, RawCodec).await.unwrap_err();
+        assert_eq!(status.code(), Code::InvalidArgument, "{status:?}");
+        assert!(status.message().contains(text), "{status:?}");
+        let answer = ask(&link, request(KEY, None, body)).await;
+        assert_eq!(answer.status(), 400);
+        let error = v1::Error::decode(answer.into_body()).unwrap();
+        assert_eq!(error.identifier, "pillarbox.invalid-argument");
+        assert!(error.human_message.contains(text), "{error:?}");
     }
 }
 

@@ -18,7 +18,7 @@ mod wire;
 pub use client::HrpcClient;
 pub use errors::IDENTIFIER;
 pub use methods::Methods;
-pub use server::{Hrpc, HrpcLayer};
+pub use server::{Hrpc, HrpcLayer, refused_early};
 
 /// The greatest request body, in bytes, that [`HrpcLayer`] takes unless told
 /// otherwise: the limit of gRPC messages between nodes.

@@ -257,6 +257,13 @@ fn too_long(limit: usize) -> Refusal {
     Refusal::bad_request(format!("body: longer than {limit} bytes; send less in one call"))
 }
 
+/// The answer to an hRPC call that is refused before anything is read of it;
+/// `None` when the call is not hRPC's.
+pub fn refused_early<B>(status: &Status, request: &Request<B>) -> Option<Response<Body>> {
+    let refuse = || refuse(&Refusal::from(status), HeaderMap::new(), request.version());
+    wire::is_hrpc(request.headers()).then(refuse)
+}
+
 fn refuse(refusal: &Refusal, headers: HeaderMap, version: Version) -> Response<Body> {
     answer(refusal.http, refusal.body().into(), headers, version)
 }

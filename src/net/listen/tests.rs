@@ -9,6 +9,7 @@ use crate::net::{
     link::Link,
 };
 use http_body_util::BodyExt;
+use prost::Message;
 use rustls::pki_types::ServerName;
 use std::{future::poll_fn, sync::Arc};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -99,6 +100,18 @@ async fn a_call_over_the_limit_is_told_in_its_own_protocol() {
         let response = link.send(request).await.unwrap();
         assert_eq!((response.status(), &response.headers()["grpc-status"]), (StatusCode::OK, &HeaderValue::from(8)));
         assert_eq!(response.headers()["content-type"], kind);
+    }
+    for http1 in [false, true] {
+        let mut request = post("/echo", "hello");
+        request.headers_mut().insert("content-type", "application/hrpc".parse().unwrap());
+        let response = dial(&served.plain(http1)).await.send(request).await.unwrap();
+        assert_eq!(response.status(), StatusCode::TOO_MANY_REQUESTS);
+        assert_eq!(response.headers()["hrpc-version"], "1");
+        assert_eq!(response.headers()["content-type"], "application/hrpc");
+        let body = response.into_body().collect().await.unwrap().to_bytes();
+        let error = crate::proto::protocol::harmonytypes::v1::Error::decode(body).unwrap();
+        // RetryInfo: one second.
+        assert_eq!((&*error.identifier, &*error.more_details), ("hrpc.resource-exhausted", &[8, 1][..]));
     }
     let response = link.send(post("/echo", "")).await.unwrap();
     assert_eq!(response.status(), StatusCode::TOO_MANY_REQUESTS);

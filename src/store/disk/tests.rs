@@ -4,7 +4,7 @@ use super::*;
 use crate::{
     store::{
         Change, Settings, Store,
-        tests::{PEER, enqueue, settings, settle},
+        tests::{PEER, enqueue, settle},
     },
     types::Millis,
 };
@@ -42,7 +42,7 @@ impl Disk {
         let free_space: FreeSpace =
             Arc::new(move || Some(DiskSpace { free_bytes: disk.free(), total_bytes: disk.total }));
         // A free page goes back when the writer has nothing to do for a moment.
-        let settings = Settings { free_space, idle: Duration::from_millis(1), ..settings() };
+        let settings = Settings { free_space, idle: Duration::from_millis(1) };
         Store::open_with(&self.dir, settings).await.unwrap()
     }
 
