@@ -179,15 +179,15 @@ impl Reader {
         let Subscription { party, session, .. } = &*self.subscription;
         let (store, now) = (&self.relay.0.store, Millis::now());
         let rows = store.delivery_page(party, session.as_deref(), page.after, now, limit, PAGE_BYTES).await;
-        let rows = rows.inspect_err(|_| self.subscription.window().unread())?;
+        let (rows, more) = rows.inspect_err(|_| self.subscription.window().unread())?;
         let through = rows.last().map_or(page.after, |row| row.seq);
-        let more = !rows.is_empty();
+        let any = !rows.is_empty();
         let mine: Vec<OpenDelivery> = rows.into_iter().filter(|row| !covered.contains(&row.message.session)).collect();
         let held: Vec<Held<'_>> =
             mine.iter().map(|row| Held { seq: row.seq, session: &row.message.session, retries: row.retries }).collect();
         let fresh = self.subscription.window().read(&held, through, more);
         self.page.extend(mine.into_iter().filter(|row| fresh.binary_search(&row.seq).is_ok()));
-        Ok(more)
+        Ok(any)
     }
 
     async fn wait(&self) -> Result<(), Error> {

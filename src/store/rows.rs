@@ -160,16 +160,26 @@ pub(super) async fn page<C, R>(
     size: impl Fn(&R) -> usize,
     max_bytes: usize,
 ) -> Result<Vec<R>, Error> {
+    cut_page(&mut found, row, size, max_bytes).await.map(|(page, _)| page)
+}
+
+/// The same, and whether rows were left out for their bytes.
+pub(super) async fn cut_page<C, R>(
+    mut found: impl Stream<Item = Result<C, sqlx::Error>> + Unpin,
+    row: impl Fn(C) -> R,
+    size: impl Fn(&R) -> usize,
+    max_bytes: usize,
+) -> Result<(Vec<R>, bool), Error> {
     let (mut page, mut bytes) = (Vec::new(), 0usize);
     while let Some(columns) = found.next().await {
         let row = row(columns.map_err(error)?);
         bytes = bytes.saturating_add(size(&row));
         if bytes > max_bytes && !page.is_empty() {
-            break;
+            return Ok((page, true));
         }
         page.push(row);
     }
-    Ok(page)
+    Ok((page, false))
 }
 
 #[cfg(test)]

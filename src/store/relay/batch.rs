@@ -209,7 +209,10 @@ impl<'a> Batch<'a> {
                 *reported = (*reported).max(*state);
             }
             Change::Joined { session, party, until } => {
-                self.put_session(session, *until).parties.insert(party.clone());
+                let put = self.put_session(session, *until);
+                if !put.settled {
+                    put.parties.insert(party.clone());
+                }
             }
             Change::Announced { session, owner, parties, until } => {
                 let put = self.put_session(session, *until);

@@ -135,7 +135,7 @@ pub enum Change {
     /// The origin of the message was told so much. Only rises.
     Reported { seq: u64, state: DeliveryState },
 
-    /// Adds a party to a session, which is made (without an owner) if missing.
+    /// Adds a party to a session that is not settled, which is made (without an owner) if missing.
     /// `until` only rises.
     Joined { session: String, party: PartyRef, until: Millis },
     /// Sets the owner of a session, which is made if missing. `Some`: these are
@@ -170,8 +170,9 @@ pub enum Change {
     /// Removes events with `expires_at < expired_before`; bounded in the same
     /// way. One `Gone`.
     TrimEvents { expired_before: Millis, limit: usize },
-    /// Removes sessions and who is in them; at most `ROWS_AN_OP`. One `Gone`.
-    DropSessions(Vec<String>),
+    /// Removes those of these sessions whose time is over at `until`, and who
+    /// is in them; at most `ROWS_AN_OP`. One `Gone`.
+    DropSessions { sessions: Vec<String>, until: Millis },
 }
 
 impl Change {
@@ -193,7 +194,7 @@ impl Change {
                 | Self::FreeBodies { .. }
                 | Self::TrimMessages { .. }
                 | Self::TrimEvents { .. }
-                | Self::DropSessions(_)
+                | Self::DropSessions { .. }
         )
     }
 
@@ -224,7 +225,7 @@ impl Change {
                 new.event_id.len() + new.session.len() + new.kind.len() + named + new.body.len()
             }
             Self::PutParty(row) => row.weight(),
-            Self::DropSessions(list) => names(list),
+            Self::DropSessions { sessions, .. } => names(sessions),
             Self::Sent { .. }
             | Self::Reported { .. }
             | Self::FailExpired { .. }

@@ -14,7 +14,7 @@ use crate::{
     store::{
         Store, broken, error,
         op::ROWS_AN_OP,
-        rows::{ManyRows, Script, bits, count, counter, page, unbits},
+        rows::{ManyRows, Script, bits, count, counter, cut_page, page, unbits},
     },
     types::{Millis, PartyRef, PeerId},
 };
@@ -232,6 +232,7 @@ impl Store {
     /// What is not final and not expired for a party of this node after a seq,
     /// oldest first, of one session or of all: at most `max_rows`, and no more
     /// than `max_bytes` of bodies and texts unless the first alone has more.
+    /// Also says whether there may be more.
     pub async fn delivery_page(
         &self,
         party: &str,
@@ -240,7 +241,7 @@ impl Store {
         now: Millis,
         max_rows: usize,
         max_bytes: usize,
-    ) -> Result<Vec<OpenDelivery>, Error> {
+    ) -> Result<(Vec<OpenDelivery>, bool), Error> {
         let (after, text) = (counter(after_seq), session.map_or(PAGE, |_| SESSION_PAGE));
         self.open_page(text, (party, session), after, now, max_rows, max_bytes).await
     }
@@ -255,7 +256,7 @@ impl Store {
         max_bytes: usize,
     ) -> Result<Vec<OpenDelivery>, Error> {
         let text = session.map_or(PENDING, |_| SESSION_PENDING);
-        self.open_page(text, (party, session), created_after, now, ROWS_AN_OP, max_bytes).await
+        self.open_page(text, (party, session), created_after, now, ROWS_AN_OP, max_bytes).await.map(|(page, _)| page)
     }
 
     async fn open_page(
@@ -266,14 +267,15 @@ impl Store {
         now: Millis,
         max_rows: usize,
         max_bytes: usize,
-    ) -> Result<Vec<OpenDelivery>, Error> {
+    ) -> Result<(Vec<OpenDelivery>, bool), Error> {
         let mut query =
             sqlx::query_as::<_, OpenColumns>(text).bind(party).bind(after).bind(now.0).bind(count(max_rows));
         if let Some(session) = session {
             query = query.bind(session);
         }
-        let rows = page(query.fetch(&self.readers), |row| row, size, max_bytes).await?;
-        rows.into_iter().map(open).collect()
+        let (rows, cut) = cut_page(query.fetch(&self.readers), |row| row, size, max_bytes).await?;
+        let more = cut || rows.len() >= max_rows;
+        Ok((rows.into_iter().map(open).collect::<Result<_, _>>()?, more))
     }
 
     /// Those of these deliveries that are not final, in the order asked for,

@@ -69,10 +69,12 @@ pub(in crate::store) async fn apply(
         Change::TrimEvents { expired_before, limit } => {
             done.gone.push(trim_events(connection, *expired_before, *limit).await?);
         }
-        Change::DropSessions(sessions) if sessions.len() > ROWS_AN_OP => {
+        Change::DropSessions { sessions, .. } if sessions.len() > ROWS_AN_OP => {
             return Err(Failure::Refused(Error::internal("too many sessions are dropped in one go")));
         }
-        Change::DropSessions(sessions) => done.gone.push(drop_sessions(connection, sessions).await?),
+        Change::DropSessions { sessions, until } => {
+            done.gone.push(drop_sessions(connection, sessions, *until).await?);
+        }
         _ => return Err(Failure::Refused(Error::internal("a grouped change among the rare ones"))),
     }
     Ok(())
@@ -254,15 +256,23 @@ async fn trim_events(
     Ok(Gone { rows: unbits(count(over.len())), bytes: over.iter().map(|(_, _, size)| unbits(*size)).sum() })
 }
 
-async fn drop_sessions(connection: &mut SqliteConnection, sessions: &[String]) -> Result<Gone, sqlx::Error> {
+async fn drop_sessions(
+    connection: &mut SqliteConnection,
+    sessions: &[String],
+    until: Millis,
+) -> Result<Gone, sqlx::Error> {
     let mut rows = 0;
     for session in sessions {
-        sqlx::query("DELETE FROM session_party WHERE session = $1").bind(session).execute(&mut *connection).await?;
-        rows += sqlx::query("DELETE FROM session WHERE session = $1")
+        let dropped = sqlx::query("DELETE FROM session WHERE session = $1 AND until <= $2")
             .bind(session)
+            .bind(until.0)
             .execute(&mut *connection)
             .await?
             .rows_affected();
+        if dropped > 0 {
+            sqlx::query("DELETE FROM session_party WHERE session = $1").bind(session).execute(&mut *connection).await?;
+        }
+        rows += dropped;
     }
     Ok(Gone { rows, bytes: 0 })
 }

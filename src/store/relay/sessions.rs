@@ -89,13 +89,26 @@ fn write_parties(script: &mut Script, put: &[(&String, &PutSession)]) {
     static ADD: LazyLock<ManyRows> = LazyLock::new(|| {
         ManyRows::new("INSERT INTO session_party (session, peer, party) VALUES", "(?, ?, ?)", "ON CONFLICT DO NOTHING")
     });
-    let announced: Vec<_> = put.iter().filter(|(_, put)| put.settled).collect();
+    // Whoever joins while an announcement is on its way is no party after it.
+    static JOIN: LazyLock<ManyRows> = LazyLock::new(|| {
+        ManyRows::new(
+            "WITH joined (session, peer, party) AS (VALUES",
+            "(?, ?, ?)",
+            ") INSERT INTO session_party (session, peer, party)
+             SELECT joined.session, joined.peer, joined.party
+             FROM joined CROSS JOIN session ON session.session = joined.session
+             WHERE session.settled = 0 ON CONFLICT DO NOTHING",
+        )
+    });
+    let (announced, joined): (Vec<_>, Vec<_>) = put.iter().partition(|(_, put)| put.settled);
     CLEAR.write(script, &announced, |script, (session, _)| {
         script.bind((*session).clone());
     });
-    let parties: Vec<_> =
-        put.iter().flat_map(|(session, put)| put.parties.iter().map(move |party| (session, party))).collect();
-    ADD.write(script, &parties, |script, (session, party)| {
-        script.bind((**session).clone()).bind(party.peer.0).bind(party.name.clone());
-    });
+    for (many, put) in [(&ADD, announced), (&JOIN, joined)] {
+        let parties: Vec<_> =
+            put.iter().flat_map(|(session, put)| put.parties.iter().map(move |party| (session, party))).collect();
+        many.write(script, &parties, |script, (session, party)| {
+            script.bind((**session).clone()).bind(party.peer.0).bind(party.name.clone());
+        });
+    }
 }

@@ -98,7 +98,7 @@ async fn open_of(store: &Store, message: u64) -> u64 {
 }
 
 async fn seqs(store: &Store, session: Option<&str>, after: u64, rows: usize, bytes: usize) -> Vec<u64> {
-    let page = store.delivery_page("bob", session, after, Millis(0), rows, bytes).await.unwrap();
+    let page = store.delivery_page("bob", session, after, Millis(0), rows, bytes).await.unwrap().0;
     page.iter().map(|delivery| delivery.seq).collect()
 }
 
@@ -177,9 +177,9 @@ async fn a_message_comes_back_as_it_was_accepted() {
         message: expected,
         body: Bytes::from_static(b"body"),
     };
-    assert_eq!(store.delivery_page("bob", None, 0, Millis(0), 9, 999).await.unwrap(), std::slice::from_ref(&open));
+    assert_eq!(store.delivery_page("bob", None, 0, Millis(0), 9, 999).await.unwrap().0, std::slice::from_ref(&open));
     assert_eq!(store.open_deliveries(&[9, 2], 999).await.unwrap(), [open]);
-    assert_eq!(store.delivery_page("dave", None, 0, Millis(0), 9, 999).await.unwrap(), [], "not of this node");
+    assert_eq!(store.delivery_page("dave", None, 0, Millis(0), 9, 999).await.unwrap().0, [], "not of this node");
     assert_eq!(store.submit(enqueue(PEER, 1, b"x")).await.unwrap().numbers, 4..5);
 }
 
@@ -361,7 +361,7 @@ async fn created_at_rises_over_batches_ops_rows_that_are_gone_and_a_new_start() 
     ];
     store.submit(op(mixed)).await.unwrap();
     let created = async |store: &Store| -> Vec<i64> {
-        let page = store.delivery_page("bob", None, 0, Millis(0), 99, usize::MAX).await.unwrap();
+        let page = store.delivery_page("bob", None, 0, Millis(0), 99, usize::MAX).await.unwrap().0;
         page.iter().map(|delivery| delivery.created_at.0).collect()
     };
     assert_eq!(created(&store).await, [100, 101, 102, 103, 104, 105]);
@@ -406,7 +406,7 @@ async fn a_page_has_one_session_or_all_and_is_bounded() {
     assert_eq!(pending(Some("s"), 100, Millis(0), usize::MAX).await, [3]);
     assert_eq!(pending(None, 0, Millis(0), 2500).await, [1, 2]);
     assert_eq!(pending(None, 0, LATER, usize::MAX).await, [0; 0], "an expired one is not shown");
-    let expired = store.delivery_page("bob", None, 0, LATER, 9, 999).await.unwrap();
+    let expired = store.delivery_page("bob", None, 0, LATER, 9, 999).await.unwrap().0;
     assert_eq!((expired.len(), store.waiting("bob").await.unwrap()), (0, 4));
 }
 
@@ -475,7 +475,7 @@ async fn a_freed_body_reads_as_empty() {
     store.submit(route(new_message(M), &[bob()])).await.unwrap();
     // Nothing frees a body while a delivery is open; a row may be missing all the same.
     store.writer.execute("DELETE FROM message_body").await;
-    assert_eq!(store.delivery_page("bob", None, 0, Millis(0), 9, 999).await.unwrap()[0].body, Bytes::new());
+    assert_eq!(store.delivery_page("bob", None, 0, Millis(0), 9, 999).await.unwrap().0[0].body, Bytes::new());
 }
 
 #[tokio::test]
@@ -680,16 +680,19 @@ async fn a_session_is_made_joined_announced_and_dropped() {
     let carol = party(PeerId::SELF, "carol");
     store.submit(announced(PEER, &[carol.clone(), afar()], 2)).await.unwrap();
     store.submit(op([joined("s", bob(), 1), touch(6)])).await.unwrap();
-    assert_eq!(store.sessions().await.unwrap(), [row("s", Some(PEER), 6, &[bob(), carol, afar()]), t.clone()]);
+    assert_eq!(store.sessions().await.unwrap(), [row("s", Some(PEER), 6, &[carol, afar()]), t.clone()]);
     store.submit(op([announced(PeerId::SELF, &[], 9), announced(OTHER, &[bob()], 8)])).await.unwrap();
     assert_eq!(store.sessions().await.unwrap(), [row("s", Some(OTHER), 9, &[bob()]), t.clone()]);
 
-    let done = store.submit(Change::DropSessions(vec!["s".into(), "none".into()])).await.unwrap();
+    let drop_at = |until| Change::DropSessions { sessions: vec!["s".into(), "none".into()], until: Millis(until) };
+    assert_eq!(store.submit(drop_at(8)).await.unwrap().gone, [Gone::default()], "it began a new time");
+    assert_eq!(store.sessions().await.unwrap().len(), 2);
+    let done = store.submit(drop_at(9)).await.unwrap();
     assert_eq!(done.gone, [Gone { rows: 1, bytes: 0 }]);
     assert_eq!(store.sessions().await.unwrap(), [t]);
     store.submit(joined("s", afar(), 1)).await.unwrap();
     assert_eq!(store.sessions().await.unwrap()[0], row("s", None, 1, &[afar()]), "nothing of the dropped one stays");
-    let many = Change::DropSessions(vec![String::new(); ROWS_AN_OP + 1]);
+    let many = Change::DropSessions { sessions: vec![String::new(); ROWS_AN_OP + 1], until: LATER };
     assert!(matches!(store.submit(many).await, Err(Error::Internal(_))));
 }
 
@@ -976,7 +979,7 @@ fn change() -> impl Strategy<Value = Change> {
         1 => (0..3usize).prop_map(|limit| Change::FreeBodies { limit }),
         1 => (moment(), 0..3usize).prop_map(|(expired_before, limit)| Change::TrimMessages { expired_before, limit }),
         1 => (moment(), 0..3usize).prop_map(|(expired_before, limit)| Change::TrimEvents { expired_before, limit }),
-        1 => Just(Change::DropSessions(vec!["s".into()])),
+        1 => Just(Change::DropSessions { sessions: vec!["s".into()], until: Millis(5) }),
     ]
 }
 
