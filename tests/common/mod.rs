@@ -19,7 +19,7 @@ use pillarbox::{
     node::{Node, StartError},
     proto::{
         pillarbox::{
-            admin::v1::{NewTokenRequest, admin_client::AdminClient},
+            admin::v1::{ListTokensRequest, NewTokenRequest, RevokeTokenRequest, admin_client::AdminClient},
             postbox::v1::Received,
         },
         protocol::sync::v1::{
@@ -31,14 +31,16 @@ use pillarbox::{
     types::{PublicKey, ServerId},
 };
 use prost::Message;
-use std::{net::SocketAddr, path::Path, sync::Arc, time::Duration};
+use std::{net::SocketAddr, sync::Arc, time::Duration};
 use tempfile::TempDir;
 use tokio::{
     net::{TcpSocket, UnixStream},
     time::{Instant, timeout},
 };
 use tokio_stream::StreamExt;
+use tokio_util::task::AbortOnDropHandle;
 use tonic::metadata::{Ascii, MetadataValue};
+use tower::util::BoxCloneService;
 
 /// A deadline that only a hanging test meets.
 pub const LONG: Duration = Duration::from_secs(40);
@@ -203,26 +205,35 @@ impl TestNode {
 
     /// A token for a local caller, made over the operator's socket; as a header.
     pub async fn bearer(&self, principal: &str) -> MetadataValue<Ascii> {
-        let token = new_token(&self.config.data_dir.join("admin.sock"), principal).await;
-        format!("Bearer {token}").parse().unwrap()
+        let (mut admin, _connection) = self.admin().await;
+        let answer = admin.new_token(NewTokenRequest { principal: principal.into(), ttl: 0 }).await.unwrap();
+        format!("Bearer {}", answer.into_inner().token).parse().unwrap()
+    }
+
+    /// Revokes all tokens of a principal.
+    pub async fn revoke(&self, principal: &str) {
+        let (mut admin, _connection) = self.admin().await;
+        let tokens = admin.list_tokens(ListTokensRequest {}).await.unwrap().into_inner().tokens;
+        for token in tokens.into_iter().filter(|token| token.principal == principal) {
+            admin.revoke_token(RevokeTokenRequest { id: token.id }).await.unwrap();
+        }
+    }
+
+    /// A client of the operator's socket, and the connection that is its.
+    async fn admin(&self) -> (AdminClient<Sender>, AbortOnDropHandle<Result<(), hyper::Error>>) {
+        let stream = UnixStream::connect(self.config.data_dir.join("admin.sock")).await.unwrap();
+        let io = TokioIo::new(stream);
+        let (sender, connection) = hyper::client::conn::http2::handshake(TokioExecutor::new(), io).await.unwrap();
+        let channel: Sender = BoxCloneService::new(tower::service_fn(move |request| {
+            let mut sender = sender.clone();
+            async move { sender.send_request(request).await }
+        }));
+        let origin = http::Uri::from_static("http://admin.sock");
+        (AdminClient::with_origin(channel, origin), AbortOnDropHandle::new(tokio::spawn(connection)))
     }
 }
 
-async fn new_token(socket: &Path, principal: &str) -> String {
-    let stream = UnixStream::connect(socket).await.unwrap();
-    let io = TokioIo::new(stream);
-    let (sender, connection) = hyper::client::conn::http2::handshake(TokioExecutor::new(), io).await.unwrap();
-    let driver = tokio::spawn(connection);
-    let channel = tower::service_fn(move |request: http::Request<tonic::body::Body>| {
-        let mut sender = sender.clone();
-        async move { sender.send_request(request).await }
-    });
-    let mut admin = AdminClient::with_origin(channel, http::Uri::from_static("http://admin.sock"));
-    let answer = admin.new_token(NewTokenRequest { principal: principal.into(), ttl: 0 }).await.unwrap();
-    drop(admin);
-    driver.abort();
-    answer.into_inner().token
-}
+type Sender = BoxCloneService<http::Request<tonic::body::Body>, http::Response<hyper::body::Incoming>, hyper::Error>;
 
 /// Makes each a peer of the other, keys pinned.
 pub async fn federate(a: &TestNode, b: &TestNode) {

@@ -111,6 +111,15 @@ async fn a_cursor_that_was_never_given_is_out_of_range() {
 }
 
 #[tokio::test]
+async fn a_reader_whose_token_is_revoked_is_told_at_once() {
+    let node = TestNode::start().await;
+    let mut events = Mailroom::of(&node).await.receive(0).await.unwrap();
+    node.revoke("service:homeserver").await;
+    let end = timeout(LONG, events.message()).await.unwrap().unwrap_err();
+    assert_eq!(end.code(), Code::Unauthenticated, "{end:?}");
+}
+
+#[tokio::test]
 async fn only_a_service_may_use_it() {
     let node = TestNode::start().await;
     let cases = [

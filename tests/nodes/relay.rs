@@ -33,6 +33,19 @@ async fn a_message_reaches_its_recipient_and_its_sender_sees_it_acknowledged() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_streams_of_a_party_end_when_its_token_is_revoked() {
+    let node = TestNode::start().await;
+    let (alice, bob) = (Party::of(&node, "alice").await, Party::of(&node, "bob").await);
+    let (mut messages, mut events) = (bob.subscribe("").await.unwrap(), bob.events(&[]).await.unwrap());
+    alice.route("s", &["bob"], b"one").await.unwrap();
+    assert_eq!(messages.payload().await, b"one");
+    node.revoke("party:bob").await;
+    assert_eq!(messages.end().await.code(), Code::Unauthenticated);
+    assert_eq!(events.0.message().await.unwrap_err().code(), Code::Unauthenticated);
+    alice.route("s", &["bob"], b"two").await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_came_before_the_subscription_comes_first_and_in_order() {
     let mut node = TestNode::start().await;
     let alice = Party::of(&node, "alice").await;
