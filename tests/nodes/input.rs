@@ -110,18 +110,19 @@ async fn a_full_queue_refuses_new_events_and_keeps_those_it_has() {
 
 #[tokio::test]
 async fn an_event_of_an_unknown_kind_is_taken_kept_with_its_bytes_and_blocks_nothing() {
-    let (a, b) = (TestNode::start().await, TestNode::start().await);
+    let (a, (b, faulty)) = (TestNode::start().await, pair().await);
     federate(&a, &b).await;
     a.federation().send(&b.id, vec![event(1), unknown(), event(2)]).await.unwrap();
     assert_eq!(b.log(2).await, [1, 2]);
+    // One that is no event at all comes from other servers only.
+    let malformed = Bytes::from_static(b"\x0a\xff");
+    let refused = a.federation().send(&b.id, vec![event(3), malformed.clone()]).await.unwrap_err();
+    assert!(refused.to_string().contains("events[1]: not an Event"), "{refused}");
+    faulty.push(&b, malformed.clone()).await.unwrap();
     eventually!(a.is_drained(&b.id).await);
-    // What is no event at all only a stranger's server sends.
-    let faulty = Faulty::start().await;
-    b.add(&faulty.id, faulty.key).await;
-    faulty.push(&b, Bytes::from_static(b"\x0a\xff")).await.unwrap();
     let letters = dead(&b).await;
     let seen: Vec<_> = letters.iter().rev().map(|row| (row.letter.reason.as_str(), row.letter.body.clone())).collect();
-    assert_eq!(seen, [("unknown_kind", unknown()), ("malformed", Bytes::from_static(b"\x0a\xff"))]);
+    assert_eq!(seen, [("unknown_kind", unknown()), ("malformed", malformed)]);
     assert!(letters.iter().all(|row| row.letter.direction == Direction::In));
     // It still cannot be applied, and stays.
     let error = b.federation().resend_dead(letters[1].id).await.unwrap_err();

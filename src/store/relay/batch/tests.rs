@@ -196,7 +196,7 @@ fn what_happens_to_a_session_is_folded() {
     assert_eq!(put(&batch), (Some(PEER), false, 5, "az".into()), "its parties stay");
     let parties = vec![party(PEER, "b")];
     take(&mut batch, &mut counters, &[announced(PEER, Some(parties)), join("c"), touch(7)]);
-    assert_eq!(put(&batch), (Some(PEER), true, 7, "bc".into()), "they are replaced");
+    assert_eq!(put(&batch), (Some(PEER), true, 7, "b".into()), "they are replaced, and nobody joins");
     take(&mut batch, &mut counters, &[announced(PeerId(8), None)]);
-    assert_eq!(put(&batch), (Some(PeerId(8)), true, 7, "bc".into()));
+    assert_eq!(put(&batch), (Some(PeerId(8)), true, 7, "b".into()));
 }
