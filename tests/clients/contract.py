@@ -56,7 +56,7 @@ def lines():
         for nested in it.nested_type:
             message(name, nested)
 
-    for module in (auth, sync, types, router):
+    for module in (auth, sync, types):
         file = descriptor_pb2.FileDescriptorProto()
         module.DESCRIPTOR.CopyToProto(file)
         found.add(f"package {file.package} {file.syntax}")
