@@ -11,7 +11,7 @@ use crate::{
     proto::pillarbox::relay::v1::{Letter, Message, State, States, letter::Kind},
     store::{
         Change, Op,
-        relay::{Change as Row, DeliveryState, NewMessage, RemoteState, Unreported},
+        relay::{Change as Row, DeliveryState, MESSAGE_BYTES, NewMessage, RemoteState, Unreported},
     },
     types::{Millis, PartyRef, PeerId, ServerId},
 };
@@ -61,7 +61,7 @@ impl Letters for Relay {
 impl Relay {
     fn take_message(&self, peer: PeerId, message: Message, now: Millis) -> Result<Taken, Error> {
         check(&message, now)?;
-        let bytes = message.payload.len() as u64;
+        let bytes = message.payload.len() as u64 + MESSAGE_BYTES;
         let (session, from) = (message.session_id, PartyRef { peer, name: message.from_party });
         let routed = self.router().route_inbound(now, &session, &from, &message.to_parties, bytes)?;
         let mut changes = vec![];

@@ -10,7 +10,7 @@ use crate::{
     proto::pillarbox::relay::v1::{Letter, Message as Parcel, letter::Kind},
     store::{
         Change, Op,
-        relay::{Change as Row, NewMessage},
+        relay::{Change as Row, MESSAGE_BYTES, NewMessage},
     },
     types::{Millis, PartyRef, PeerId},
 };
@@ -129,7 +129,7 @@ impl Relay {
     }
 
     async fn route_now(&self, route: Route, to: Vec<PartyRef>) -> Result<String, Error> {
-        let (now, bytes) = (Millis::now(), route.payload.len() as u64);
+        let (now, bytes) = (Millis::now(), route.payload.len() as u64 + MESSAGE_BYTES);
         let tag = getrandom::u64().map_err(Error::internal)?;
         let from = PartyRef { peer: PeerId::SELF, name: route.from.clone() };
         let broadcast = to.is_empty();

@@ -249,8 +249,8 @@ async fn bad_fields_are_named() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_full_quota_is_named_and_freed_by_acknowledgements() {
     let node = TestNode::start_with(|config| {
-        config.relay.session_max_bytes = bytesize::ByteSize::b(1_000);
-        config.relay.sender_max_bytes = bytesize::ByteSize::b(1_500);
+        config.relay.session_max_bytes = bytesize::ByteSize::b(1_400);
+        config.relay.sender_max_bytes = bytesize::ByteSize::b(2_000);
     })
     .await;
     let (alice, bob) = (Party::of(&node, "alice").await, Party::of(&node, "bob").await);

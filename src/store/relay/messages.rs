@@ -38,7 +38,11 @@ pub struct MessageRow {
     pub freed: bool,
 }
 
-/// Bytes of bodies, and whose they are: what quotas count.
+/// What a message counts in quotas besides its body: its rows.
+pub const MESSAGE_BYTES: u64 = 256;
+
+/// Bytes of bodies, with [`MESSAGE_BYTES`] for each, and whose they are: what
+/// quotas count.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct BodyBytes {
     pub session: String,
@@ -158,10 +162,11 @@ impl Store {
     /// Reads all of them; for the start.
     pub async fn stored_bytes(&self) -> Result<Vec<BodyBytes>, Error> {
         let found: Vec<(String, i64, String, i64)> = sqlx::query_as(
-            "SELECT m.session, m.origin, m.sender, sum(m.size)
+            "SELECT m.session, m.origin, m.sender, sum(m.size + $1)
              FROM message_body b CROSS JOIN message m ON m.number = b.number
              GROUP BY m.session, m.origin, m.sender ORDER BY m.session, m.origin, m.sender",
         )
+        .bind(bits(MESSAGE_BYTES))
         .fetch_all(&self.readers)
         .await
         .map_err(error)?;

@@ -20,7 +20,7 @@ mod sessions;
 pub use change::{Change, DeliveryState, NewEvent, NewMessage, RemoteState};
 pub use deliveries::{DeliveryRow, OpenDelivery, Unreported};
 pub use events::EventRow;
-pub use messages::{BodyBytes, MessageRow};
+pub use messages::{BodyBytes, MESSAGE_BYTES, MessageRow};
 pub use parties::{PartyRole, PartyRow};
 pub use retention::Expired;
 pub use sessions::SessionRow;

@@ -4,7 +4,12 @@
 //! What takes many messages chooses its rows by an index first, within its
 //! bounds, and then changes exactly those.
 
-use super::{change::Change, json, messages::BodyBytes, parties};
+use super::{
+    change::Change,
+    json,
+    messages::{BodyBytes, MESSAGE_BYTES},
+    parties,
+};
 use crate::{
     error::Error,
     store::{
@@ -162,7 +167,7 @@ async fn free(connection: &mut SqliteConnection, limit: usize) -> Result<(Gone, 
         numbers.push(number);
         gone.rows += 1;
         gone.bytes += unbits(size);
-        *shares.entry((session, origin, sender)).or_default() += unbits(size);
+        *shares.entry((session, origin, sender)).or_default() += unbits(size) + MESSAGE_BYTES;
     }
     if !numbers.is_empty() {
         let numbers = json(numbers);
@@ -223,7 +228,7 @@ async fn trim_messages(
         gone.rows += 1;
         gone.bytes += bytes;
         if !row.freed {
-            *shares.entry((row.session, row.origin, row.sender)).or_default() += bytes;
+            *shares.entry((row.session, row.origin, row.sender)).or_default() += bytes + MESSAGE_BYTES;
         }
     }
     Ok((gone, freed(shares)))

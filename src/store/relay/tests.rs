@@ -206,7 +206,7 @@ async fn a_number_that_is_taken_is_refused_and_its_message_stays_as_it_was() {
     assert!(matches!(results[..], [Err(Error::Conflict(_)), Err(Error::Conflict(_)), Ok(_)]), "{results:?}");
     assert_eq!((store.message(M).await.unwrap(), store.deliveries(M).await.unwrap()), before);
     assert_eq!((store.remote_messages("id").await.unwrap(), open_of(&store, N).await), (vec![], 1));
-    assert_eq!(store.stored_bytes().await.unwrap()[0].bytes, 4, "only the body of the good one");
+    assert_eq!(store.stored_bytes().await.unwrap()[0].bytes, 4 + MESSAGE_BYTES, "only the body of the good one");
 }
 
 #[tokio::test]
@@ -230,7 +230,7 @@ async fn a_repeat_of_a_remote_message_leaves_nothing() {
     assert_eq!((new.len(), new[0].number), (1, O));
     assert_eq!(seqs(&store, None, 0, 9, 999).await, [1, 4], "the numbers between are used up");
     assert_eq!(store.waiting("carol").await.unwrap(), 0);
-    assert_eq!(store.stored_bytes().await.unwrap()[0].bytes, 8, "two bodies");
+    assert_eq!(store.stored_bytes().await.unwrap()[0].bytes, 8 + 2 * MESSAGE_BYTES, "two bodies");
 
     let other = NewMessage { origin: OTHER, ..remote(O + 2, "id") };
     store.submit(route(other, &[])).await.unwrap();
@@ -451,17 +451,19 @@ async fn bodies_without_open_deliveries_are_freed_and_whose_they_were_is_told() 
     store.submit(route(new_message(N), &[])).await.unwrap();
     store.submit(route(remote(O, "id"), &[])).await.unwrap();
     store.submit(route(NewMessage { session: "t".into(), ..new_message(O + 1) }, &[])).await.unwrap();
-    let share =
-        |session: &str, origin, bytes| BodyBytes { session: session.into(), origin, sender: "alice".into(), bytes };
+    let share = |session: &str, origin, bodies| {
+        let bytes = bodies * (4 + MESSAGE_BYTES);
+        BodyBytes { session: session.into(), origin, sender: "alice".into(), bytes }
+    };
     let stored = store.stored_bytes().await.unwrap();
-    assert_eq!(stored, [share("s", PeerId::SELF, 8), share("s", PEER, 4), share("t", PeerId::SELF, 4)]);
+    assert_eq!(stored, [share("s", PeerId::SELF, 2), share("s", PEER, 1), share("t", PeerId::SELF, 1)]);
 
     let free = |limit| store.submit(Change::FreeBodies { limit });
     let done = free(2).await.unwrap();
-    assert_eq!(done.freed, [share("s", PeerId::SELF, 4), share("s", PEER, 4)]);
+    assert_eq!(done.freed, [share("s", PeerId::SELF, 1), share("s", PEER, 1)]);
     assert_eq!(done.gone, [Gone { rows: 2, bytes: 8 }]);
     store.submit(finish(1, M, false)).await.unwrap();
-    assert_eq!(free(99).await.unwrap().freed, [share("s", PeerId::SELF, 4), share("t", PeerId::SELF, 4)]);
+    assert_eq!(free(99).await.unwrap().freed, [share("s", PeerId::SELF, 1), share("t", PeerId::SELF, 1)]);
     let done = free(99).await.unwrap();
     assert_eq!((done.freed, done.gone), (vec![], vec![Gone::default()]));
     assert_eq!(store.stored_bytes().await.unwrap(), []);
