@@ -22,6 +22,8 @@ use std::{fs, net::IpAddr, path::Path, time::Duration};
 use tokio::time::{Instant, timeout, timeout_at};
 
 const MECHANISMS: [Mechanism; 2] = [Mechanism::Plain, Mechanism::Login];
+/// To connect to one address of the server; there may be others.
+const CONNECT: Option<Duration> = Some(Duration::from_secs(4));
 /// A server that took the mail may answer QUIT for so long.
 const GOODBYE: Duration = Duration::from_secs(1);
 
@@ -142,11 +144,11 @@ impl Mail {
         let tls = self.tls.clone();
         let mut connection = match (self.server.security, tls) {
             (Security::StartTls, Some(tls)) => {
-                let mut connection = AsyncSmtpConnection::connect_tokio1(server, None, hello, None, None).await?;
+                let mut connection = AsyncSmtpConnection::connect_tokio1(server, CONNECT, hello, None, None).await?;
                 connection.starttls(tls, hello).await?;
                 connection
             }
-            (_, tls) => AsyncSmtpConnection::connect_tokio1(server, None, hello, tls, None).await?,
+            (_, tls) => AsyncSmtpConnection::connect_tokio1(server, CONNECT, hello, tls, None).await?,
         };
         if let Some(credentials) = &self.server.credentials {
             connection.auth(&MECHANISMS, credentials).await?;
