@@ -37,6 +37,9 @@ pub struct Metrics {
     pub deliveries_expired: IntCounter,
     /// Letters of other servers that were refused.
     pub letters_refused: IntCounter,
+    /// Notifications of parties that are away, by `way` ("mail", "webhook") and
+    /// `result` ("sent", "failed", "dropped").
+    pub notifications: IntCounterVec,
     /// Peers by `state`.
     pub peers: prometheus::IntGaugeVec,
     /// Events, and their bytes, that wait for other servers.
@@ -105,6 +108,11 @@ impl Metrics {
             letters_refused: plain(
                 "pillarbox_relay_letters_refused_total",
                 "Letters of other servers that the relay refused.",
+            ),
+            notifications: labelled(
+                "pillarbox_relay_notifications_total",
+                "Notifications of parties that are away, by way and result.",
+                &["way", "result"],
             ),
             peers,
             queued_events: gauge("pillarbox_queued_events", "Events that wait for other servers."),

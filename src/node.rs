@@ -21,7 +21,7 @@ use crate::{
         requests,
     },
     proto::{DESCRIPTORS, pillarbox::admin::v1::admin_server::AdminServer},
-    relay::Relay,
+    relay::{Notifier, Relay},
     store::{Change, FormerId, NodeRow, Store},
     types::{Millis, PublicKey, ServerId},
 };
@@ -123,7 +123,8 @@ impl Node {
         let metrics = Metrics::new();
         let ca_file = Some(config.federation.ca_file.clone()).filter(|path| !path.as_os_str().is_empty());
         let allow_private_addresses = config.federation.allow_private_addresses;
-        let dialer = Dialer::new(&DialConfig { allow_private_addresses, ca_file })?;
+        let dialer = Dialer::new(&DialConfig { allow_private_addresses, ca_file: ca_file.clone() })?;
+        let notifier = Notifier::new(&config.relay.notify, dialer.clone(), ca_file.as_deref(), metrics.clone())?;
         let now = Millis::now();
         let former = store.former_ids().await?.into_iter().filter(|former| former.until > now);
         let former_ids: Vec<ServerId> = former.map(|former| former.server_id).collect();
@@ -133,7 +134,8 @@ impl Node {
         let (closing, stop, tasks) = (CancellationToken::new(), CancellationToken::new(), TaskTracker::new());
         // Whatever was started ends, should a later step fail.
         let undo = (closing.clone().drop_guard(), stop.clone().drop_guard());
-        let relay = Relay::open_on(config.relay.clone(), store.clone(), metrics.clone(), stop.clone()).await?;
+        let relay =
+            Relay::open_on(config.relay.clone(), store.clone(), metrics.clone(), notifier, stop.clone()).await?;
         let federation = Federation::start(Parts {
             config: config.federation.clone(),
             store: store.clone(),

@@ -137,6 +137,29 @@ fn an_unknown_key_is_64_and_named_with_its_source() {
 }
 
 #[test]
+fn notifications_that_cannot_work_are_64_and_no_secret_is_printed() {
+    let url = ("PILLARBOX_RELAY__NOTIFY__WEBHOOK_URL", "https://hooks.example/hush");
+    let mail = ("PILLARBOX_RELAY__NOTIFY__SMTP_URL", "smtps://box:hush@mail.example");
+    let secret = ("PILLARBOX_RELAY__NOTIFY__WEBHOOK_SECRET", "whsec_aHVzaCBodXNoIGh1c2ggaHVzaCBodXNo");
+    let from = ("PILLARBOX_RELAY__NOTIFY__SMTP_FROM", "box@a.example");
+    for command in ["serve", "check-config"] {
+        for (given, missing) in [(url, "relay.notify.webhook_secret"), (mail, "relay.notify.smtp_from")] {
+            let output = run(&[command], &[given]);
+            let text = stderr(&output);
+            assert_eq!(output.status.code(), Some(64), "{text}");
+            assert!(text.contains(missing) && !text.contains("hush"), "{text}");
+        }
+    }
+    for arguments in [&["check-config"][..], &["check-config", "--json"]] {
+        let output = run(arguments, &[url, mail, secret, from]);
+        let text = stdout(&output);
+        assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
+        assert!(text.contains("box@a.example") && text.contains("(hidden)"), "{text}");
+        assert!(!text.contains("hush") && !text.contains("whsec_"), "{text}");
+    }
+}
+
+#[test]
 fn a_named_file_that_is_missing_is_64() {
     for (arguments, variables) in
         [(&["--config", "gone.toml"][..], &[][..]), (&[], &[("PILLARBOX_CONFIG", "gone.toml")])]

@@ -38,6 +38,7 @@ const BESIDE: &[(&str, &str)] = &[
 /// Rules without a driver: `now` and randomness come in as arguments.
 const PURE: &[&str] = &[
     "federation/delivery.rs",
+    "relay/notify/rule.rs",
     "relay/router.rs",
     "relay/router/names.rs",
     "relay/router/quota.rs",

@@ -144,17 +144,18 @@ pub fn check(args: CheckArgs, data_dir: Option<PathBuf>, out: &mut Out) -> Resul
         return out.object(&config);
     }
     let value = serde_json::to_value(&config).map_err(|error| Failure::Failed(format!("cannot print: {error}")))?;
-    out.line(&toml(&value))
+    out.line(&toml(&value, ""))
 }
 
 /// Tables of tables of plain values. A JSON value that is no object is a TOML
 /// value of the same text.
-fn toml(value: &Value) -> String {
+fn toml(value: &Value, path: &str) -> String {
     let Value::Object(root) = value else { return value.to_string() };
     let (sections, keys): (Vec<_>, Vec<_>) = root.iter().partition(|(_, value)| value.is_object());
     let mut lines: Vec<_> = keys.iter().map(|(key, value)| format!("{key} = {value}")).collect();
     for (name, section) in sections {
-        lines.push(format!("\n[{name}]\n{}", toml(section)));
+        let path = format!("{path}{name}");
+        lines.push(format!("\n[{path}]\n{}", toml(section, &format!("{path}."))));
     }
     lines.join("\n")
 }

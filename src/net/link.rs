@@ -172,7 +172,8 @@ impl Link {
     }
 
     /// Sends one request. Of its URI only path and query matter. Over HTTP/1.1
-    /// it waits for the response before it to be read or dropped.
+    /// it waits for the response before it to be read or dropped, and a `Host`
+    /// that the request has is kept.
     pub async fn send(&self, mut request: Request<Body>) -> Result<Response<LinkBody>, LinkError> {
         let id = &self.shared.made.id;
         let path = request.uri().path_and_query().cloned().unwrap_or(uri::PathAndQuery::from_static("/"));
@@ -191,7 +192,7 @@ impl Link {
             Sender::H1(turns) => {
                 *request.uri_mut() = path.into();
                 let host = HeaderValue::from_str(id.as_str()).expect("a server id is visible ASCII");
-                request.headers_mut().insert(header::HOST, host);
+                request.headers_mut().entry(header::HOST).or_insert(host);
                 let closed = || LinkError::Closed(id.clone());
                 let _turn = turns.turn.acquire().await.map_err(|_| closed())?;
                 let mut sender = turns.slot().take().ok_or_else(closed)?;

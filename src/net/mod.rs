@@ -17,6 +17,7 @@ pub mod hrpc;
 pub mod limits;
 pub mod link;
 pub mod listen;
+pub mod post;
 pub mod requests;
 pub(crate) mod tasks;
 pub mod tls;

@@ -2,6 +2,7 @@
 //!
 //! Refuses values that parse but make no sense. Never reads a file.
 
+use super::notify;
 use crate::error::Error;
 use bytesize::ByteSize;
 use serde::{Deserialize, Serialize};
@@ -34,6 +35,8 @@ pub struct Config {
     pub max_sessions: usize,
     /// Parties that may register.
     pub max_parties: usize,
+    /// How parties are told that something waits while they are away.
+    pub notify: notify::Config,
 }
 
 impl Default for Config {
@@ -48,6 +51,7 @@ impl Default for Config {
             session_max_bytes: ByteSize::gib(1),
             max_sessions: 100_000,
             max_parties: 100_000,
+            notify: notify::Config::default(),
         }
     }
 }
@@ -68,6 +72,6 @@ impl Config {
         if self.max_unacknowledged == 0 {
             return bad("max_unacknowledged", "0; nothing would be delivered");
         }
-        Ok(())
+        self.notify.check()
     }
 }

@@ -6,6 +6,7 @@
 
 use super::{
     Relay, names,
+    notify::Kind as Notice,
     router::{Announced, check_id},
 };
 use crate::{
@@ -54,6 +55,11 @@ pub struct EventSubscription {
 }
 
 impl EventSubscription {
+    /// Who reads it; `None`: a service.
+    pub(super) fn party(&self) -> Option<&str> {
+        self.party.as_deref()
+    }
+
     fn concerns(&self, kind: &str, local_parties: Option<&[String]>) -> bool {
         let named = match (&self.party, local_parties) {
             (None, _) | (_, None) => true,
@@ -132,7 +138,7 @@ impl Relay {
             self.router().undo_announce(&session, announced);
             return Err(error);
         }
-        Ok(self.wake_events(&kind, local.as_deref()))
+        Ok(self.wake_events(&session, &kind, local.as_deref()))
     }
 
     /// The rows of an event; who its session's parties are is settled with it.
@@ -237,8 +243,10 @@ impl Relay {
         Ok(Foreign { op, announced, session, kind, local })
     }
 
-    /// Wakes the streams an event concerns; returns how many.
-    pub(super) fn wake_events(&self, kind: &str, local: Option<&[String]>) -> usize {
+    /// Wakes the streams an event concerns; returns how many. The parties that
+    /// it names are told elsewhere if they are away.
+    pub(super) fn wake_events(&self, session: &str, kind: &str, local: Option<&[String]>) -> usize {
+        self.notify(session, Notice::Event, local.unwrap_or_default().iter().map(String::as_str));
         let streams = self.streams();
         let concerned = streams.events.values().filter(|subscription| subscription.concerns(kind, local));
         concerned.inspect(|subscription| subscription.wake.notify_one()).count()

@@ -4,7 +4,7 @@
 //! from who sent the parcel, never from a field of it. Decides from memory;
 //! the rows are written in the transaction that moves the postbox's mark.
 
-use super::{Relay, router::check_id, routing::read_message_id, service::PAYLOAD_MAX};
+use super::{Relay, notify::Kind as Notice, router::check_id, routing::read_message_id, service::PAYLOAD_MAX};
 use crate::{
     error::Error,
     federation::{Letters, Outcome, Taken},
@@ -37,7 +37,7 @@ impl Letters for Relay {
                     Outcome::Failed => relay.router().undo_announce(&session, foreign.announced),
                     // After an unknown one the rows tell.
                     Outcome::Committed(_) | Outcome::Unknown => {
-                        relay.wake_events(&foreign.kind, foreign.local.as_deref());
+                        relay.wake_events(&session, &foreign.kind, foreign.local.as_deref());
                     }
                 })
             }),
@@ -92,7 +92,9 @@ impl Relay {
                 if routed.joined && outcome != Outcome::Unknown {
                     relay.router().saved(&session, &from);
                 }
-                relay.wake(&session, routed.recipients.iter().map(|party| &*party.name));
+                let parties = || routed.recipients.iter().map(|party| &*party.name);
+                relay.wake(&session, parties());
+                relay.notify(&session, Notice::Message, parties());
             }
         }))
     }

@@ -12,6 +12,7 @@ mod events;
 mod janitor;
 mod letters;
 mod names;
+mod notify;
 mod presence;
 mod reader;
 pub mod router;
@@ -22,6 +23,7 @@ pub mod subscriptions;
 pub mod window;
 
 pub use config::Config;
+pub use notify::{Config as NotifyConfig, Hidden, Notifier};
 pub use service::{PAYLOAD_MAX, Service};
 
 use crate::{
@@ -72,6 +74,7 @@ struct Inner {
     metrics: Metrics,
     router: Mutex<Router>,
     presence: Mutex<Presence>,
+    notifier: Notifier,
     streams: Mutex<Streams>,
     underway: Underway,
     /// Handed to subscribers, not yet written.
@@ -111,6 +114,7 @@ impl Relay {
         config: Config,
         store: Store,
         metrics: Metrics,
+        notifier: Notifier,
         stop: CancellationToken,
     ) -> Result<Self, Error> {
         let limits = Limits {
@@ -135,6 +139,7 @@ impl Relay {
             metrics,
             router: Mutex::new(router),
             presence: Mutex::new(presence),
+            notifier,
             streams: Mutex::new(Streams::new()),
             underway: Underway::default(),
             passing: Mutex::default(),
@@ -158,6 +163,9 @@ impl Relay {
         self.0.tasks.spawn(self.clone().free());
         self.0.tasks.spawn(self.clone().sweep());
         self.0.tasks.spawn(self.clone().report());
+        if !self.0.notifier.is_off() {
+            self.0.tasks.spawn(self.clone().notify_all());
+        }
         // What was left when the node stopped.
         self.0.freeing.notify_one();
         self.0.reporting.notify_one();

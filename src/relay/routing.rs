@@ -4,7 +4,7 @@
 //! Who gets it is `router.rs`'s word; here it is stored, once, and whoever
 //! waits is woken. Acknowledged means on disk.
 
-use super::{Relay, events::PARTIES_MAX, names::Name};
+use super::{Relay, events::PARTIES_MAX, names::Name, notify::Kind as Notice};
 use crate::{
     error::Error,
     proto::pillarbox::relay::v1::{Letter, Message as Parcel, letter::Kind},
@@ -171,10 +171,9 @@ impl Relay {
             self.router().saved(&route.session, &from);
         }
         self.0.metrics.messages_routed.inc();
-        self.wake(
-            &route.session,
-            routed.recipients.iter().filter(|party| party.peer == PeerId::SELF).map(|party| &*party.name),
-        );
+        let local = || routed.recipients.iter().filter(|party| party.peer == PeerId::SELF).map(|party| &*party.name);
+        self.wake(&route.session, local());
+        self.notify(&route.session, Notice::Message, local());
         Ok(id)
     }
 

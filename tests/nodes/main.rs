@@ -11,6 +11,7 @@ mod faults;
 mod hrpc;
 mod input;
 mod mailroom;
+mod notify;
 mod operator;
 mod outage;
 mod parcels;
