@@ -6,7 +6,7 @@ use crate::{
     party::{Party, announcement},
 };
 use pillarbox::{
-    proto::mpc::router::v1::{GetRegisteredPartiesRequest, NotificationChannel, RegisterPartyRequest},
+    proto::mpc::router::v1::{GetRegisteredPartiesRequest, NotificationChannel, RegisterPartyRequest, SessionEvent},
     relay::PAYLOAD_MAX,
 };
 use std::time::Duration;
@@ -364,6 +364,42 @@ async fn a_party_gets_its_session_events_with_its_own_join_token_only() {
     assert_eq!(again.next().await.event_type, "session_started");
     let mut after = alice.events_after(&[], Some(&event.event_id)).await.unwrap();
     assert_eq!(after.next().await.event_type, "session_started");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_event_that_is_published_again_changes_nothing() {
+    let mut node = TestNode::start().await;
+    let service = Party::service(&node).await;
+    let named = |id: &str, parties: &[&str]| SessionEvent { event_id: id.into(), ..announcement("s", parties) };
+    service.publish(named("first", &["alice", "bob"])).await.unwrap();
+    service.publish(named("second", &["alice", "carol"])).await.unwrap();
+    // The answer got lost, and it is sent again: alone, twice at once, after a restart.
+    service.publish(named("first", &["alice", "bob"])).await.unwrap();
+    let (one, two) = tokio::join!(
+        service.publish(named("third", &["alice", "carol"])),
+        service.publish(named("third", &["alice", "carol"]))
+    );
+    assert_eq!((one.unwrap(), two.unwrap()), (0, 0));
+    let other = service.publish(named("first", &["alice", "mallory"])).await.unwrap_err();
+    assert_eq!((other.code(), other.message().contains("event_id")), (Code::AlreadyExists, true));
+    node.stop().await;
+    node.start_again().await;
+    let service = Party::service(&node).await;
+    let (alice, carol) = (Party::of(&node, "alice").await, Party::of(&node, "carol").await);
+    let mut events = alice.events(&[]).await.unwrap();
+    assert_eq!(service.publish(named("first", &["alice", "bob"])).await.unwrap(), 1, "a stream it concerns");
+    service.publish(named("fourth", &[])).await.unwrap();
+    for id in ["first", "second", "third", "fourth"] {
+        assert_eq!(events.next().await.event_id, id);
+    }
+    // The parties are those of the latest event that named some.
+    alice.route("s", &["carol"], b"x").await.unwrap();
+    assert_eq!(alice.route("s", &["bob"], b"x").await.unwrap_err().code(), Code::InvalidArgument);
+    carol.route("s", &[], b"y").await.unwrap();
+    // In another session the same id is another event.
+    let elsewhere = SessionEvent { session_id: "t".into(), ..named("first", &["alice"]) };
+    service.publish(elsewhere).await.unwrap();
+    assert_eq!(events.next().await.session_id, "t");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
