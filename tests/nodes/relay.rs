@@ -403,6 +403,39 @@ async fn an_event_that_is_published_again_changes_nothing() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_registry_is_bounded_and_takes_those_it_knows() {
+    let node = TestNode::start_with(|config| config.relay.max_parties = 2).await;
+    let of = async |name| Party::of(&node, name).await;
+    let (alice, bob, carol) = (of("alice").await, of("bob").await, of("carol").await);
+    let since = alice.register("persistent").await.unwrap();
+    bob.register("temporary").await.unwrap();
+    let refused = carol.register("persistent").await.unwrap_err();
+    assert_eq!((refused.code(), refused.message().contains("relay.max_parties")), (Code::ResourceExhausted, true));
+    assert_eq!(alice.register("delegate").await.unwrap(), since);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_subscriber_holds_so_many_unacknowledged_messages() {
+    let node = TestNode::start_with(|config| config.relay.max_unacknowledged = 2).await;
+    let (alice, bob) = (Party::of(&node, "alice").await, Party::of(&node, "bob").await);
+    let mut messages = bob.subscribe("").await.unwrap();
+    for payload in [b"0", b"1", b"2", b"3"] {
+        alice.route("s", &["bob"], payload).await.unwrap();
+    }
+    let (first, second) = (messages.next().await.unwrap(), messages.next().await.unwrap());
+    // Only an acknowledgement lets the third one out.
+    let early = tokio::select! {
+        biased;
+        message = messages.next() => Some(message),
+        answer = bob.acknowledge(&second.message_id, true, "") => { answer.unwrap(); None }
+    };
+    assert!(early.is_none(), "{early:?}");
+    assert_eq!((&first.payload[..], messages.payload().await), (&b"0"[..], b"2".to_vec()));
+    bob.acknowledge(&first.message_id, true, "").await.unwrap();
+    assert_eq!(messages.payload().await, b"3");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_expires_fails_with_that_reason() {
     let node = TestNode::start_with(|config| config.relay.retention = Duration::from_secs(1)).await;
     let alice = Party::of(&node, "alice").await;
