@@ -4,7 +4,7 @@
 use crate::{
     error::Error,
     federation::{AddPeer, Federation, Peer, ReceivedStream, shown},
-    identity::{principal::Principal, tokens::Tokens},
+    identity::{principal::Principal, tokens::Tokens, users::Users},
     proto::pillarbox::{
         admin::v1::{admin_server::Admin, *},
         postbox::v1::{SendRequest, SendResponse},
@@ -28,6 +28,7 @@ type Listing<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 pub struct Service {
     pub federation: Federation,
     pub tokens: Tokens,
+    pub users: Users,
     pub key: PublicKey,
     /// What it spawns is among these and ends with `stop`.
     pub tasks: TaskTracker,
@@ -329,7 +330,7 @@ impl Admin for Service {
         let NewTokenRequest { principal, ttl } = request.into_inner();
         let principal: Principal = principal.parse()?;
         let ttl = (ttl > 0).then(|| Duration::from_secs(ttl));
-        let issued = self.tokens.issue(&principal, ttl).await?;
+        let issued = self.users.issue(&principal, ttl).await?;
         Ok(Response::new(NewTokenResponse { token: issued.token, id: issued.id }))
     }
 
