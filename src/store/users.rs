@@ -113,3 +113,6 @@ pub(super) async fn set_state(
         .await?;
     Ok(set.rows_affected() > 0)
 }
+
+#[cfg(test)]
+mod tests;
