@@ -21,3 +21,4 @@ mod relay_far;
 mod stock;
 mod tls;
 mod trust;
+mod users;
