@@ -49,6 +49,7 @@ impl Letters for Relay {
     fn returned(&self, peer: PeerId, id: u64, reason: &str, now: Millis) -> Taken {
         // A parcel with a message goes by the message's number.
         let error = shorten(reason);
+        tracing::info!(peer = peer.0, reason = error, "another server refused a letter of the router");
         let relay = self.clone();
         let failed = Row::FailRemote { message: id, peer, at: now, error };
         Taken::new(vec![Change::Relay(failed)], move |_| relay.0.freeing.notify_one())

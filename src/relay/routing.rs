@@ -118,17 +118,18 @@ impl Relay {
         // Names first: nobody is looked for on behalf of a list that is too long.
         let (mut names, mut known) = (vec![], HashSet::new());
         for (at, text) in route.to.iter().enumerate() {
-            let name = self.name(&format!("to_parties[{at}]"), text)?;
+            let field = format!("to_parties[{at}]");
+            let name = self.name(&field, text)?;
             if known.insert(name.clone()) {
-                names.push(name);
+                names.push((field, name));
             }
             if names.len() > PARTIES_MAX {
                 return Err(Error::exhausted(format!("to_parties: a message goes to at most {PARTIES_MAX} parties")));
             }
         }
         let mut to = Vec::with_capacity(names.len());
-        for name in names {
-            to.push(self.resolve(name).await?);
+        for (field, name) in names {
+            to.push(self.resolve(name).await.map_err(|error| error.of_field(&field))?);
         }
         let relay = self.clone();
         self.0.tasks.spawn(async move { relay.route_once(route, to).await }).await.map_err(Error::internal)?
@@ -136,7 +137,7 @@ impl Relay {
 
     /// The party a name stands for; one of another server must be reachable by parcels.
     pub(super) async fn recipient(&self, field: &str, text: &str) -> Result<PartyRef, Error> {
-        self.resolve(self.name(field, text)?).await
+        self.resolve(self.name(field, text)?).await.map_err(|error| error.of_field(field))
     }
 
     async fn resolve(&self, name: Name) -> Result<PartyRef, Error> {

@@ -90,6 +90,7 @@ fn check_text(field: &str, text: &str) -> Result<(), Error> {
 }
 
 fn role_of(field: &str, text: &str) -> Result<PartyRole, Error> {
+    check_text(field, text)?;
     PartyRole::parse(text)
         .ok_or_else(|| Error::invalid(format!("{field}: {text:?}; it is persistent, delegate or temporary")))
 }
@@ -168,6 +169,7 @@ impl MessageRouter for Service {
         let AcknowledgeMessageRequest { message_id, party_id, session_id, success, error_message } =
             request.into_inner();
         let party = self.act_as(&caller, "party_id", &party_id)?;
+        check_text("message_id", &message_id)?;
         check_text("error_message", &error_message)?;
         let session = session(session_id)?;
         let acknowledgement = Acknowledgement { message_id, party, session, failed: !success, error: error_message };
@@ -181,6 +183,7 @@ impl MessageRouter for Service {
     ) -> Result<Response<GetMessageStatusResponse>, Status> {
         let caller = self.caller(request.metadata()).await?;
         let GetMessageStatusRequest { message_id, session_id } = request.into_inner();
+        check_text("message_id", &message_id)?;
         let MessageStatus { session_id, deliveries } =
             self.relay.status(&caller, &message_id, session(session_id)?.as_deref()).await?;
         let all_acknowledged = deliveries.iter().all(|delivery| delivery.status == "acknowledged");

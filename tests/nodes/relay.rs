@@ -262,8 +262,26 @@ async fn bad_fields_are_named() {
     let id = alice.route("s", &again, b"x").await.unwrap();
     assert_eq!(alice.status(&id).await.unwrap().deliveries.len(), 1024);
     assert_eq!(alice.register("boss").await.unwrap_err().code(), Code::InvalidArgument);
+    let long = "x".repeat(20_000);
+    let refused = [
+        alice.register(&long).await.map(drop),
+        alice.acknowledge(&long, true, "").await.map(drop),
+        alice.status(&long).await.map(drop),
+    ];
+    for refused in refused {
+        assert_eq!(refused.unwrap_err().code(), Code::InvalidArgument);
+    }
+    let service = Party::service(&node).await;
+    for id in ["a b", "é", "a\nb"] {
+        let event = SessionEvent { event_id: id.into(), ..announcement("s", &[]) };
+        let refused = service.publish(event).await.unwrap_err();
+        assert!(refused.code() == Code::InvalidArgument && refused.message().contains("event.event_id"));
+    }
+    let stranger = service.publish(announcement("s", &["bob@nowhere.example:7443"])).await.unwrap_err();
+    assert!(stranger.message().starts_with("event.selected_parties[0]: "), "{stranger:?}");
     let stranger = alice.route("s", &["bob@nowhere.example:7443"], b"x").await.unwrap_err();
     assert_eq!(stranger.code(), Code::FailedPrecondition);
+    assert!(stranger.message().starts_with("to_parties[0]: "), "{stranger:?}");
     assert!(stranger.message().contains("peer add"), "{}", stranger.message());
 }
 
