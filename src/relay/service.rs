@@ -7,6 +7,7 @@ use super::{
     Relay,
     events::EventStream,
     names::Name,
+    notify,
     reader::MessageStream,
     router::check_session,
     routing::Route,
@@ -38,7 +39,7 @@ const REQUEST_MAX: usize = 5 << 20;
 /// A stock client reads no more.
 const ANSWER_MAX: usize = 4 << 20;
 const KEY_MAX: usize = 256;
-/// Version, channels, message type and error text.
+/// Version, message type and error text.
 const TEXT_MAX: usize = 1_024;
 
 /// The service; hold it behind the node's one port.
@@ -94,9 +95,17 @@ fn role_of(field: &str, text: &str) -> Result<PartyRole, Error> {
 }
 
 /// A way to reach a party; empty: none.
-fn channel(field: &str, text: String) -> Result<Option<String>, Error> {
-    check_text(&format!("notification.{field}"), &text)?;
-    Ok(Some(text).filter(|text| !text.is_empty()))
+fn channel(
+    field: &str,
+    text: String,
+    check: impl Fn(&str) -> Result<(), &'static str>,
+) -> Result<Option<String>, Error> {
+    if text.is_empty() {
+        return Ok(None);
+    }
+    // What is refused may be somebody's address: it is not quoted.
+    check(&text).map_err(|why| Error::invalid(format!("notification.{field}: {why}")))?;
+    Ok(Some(text))
 }
 
 /// The key under which a call may be repeated.
@@ -196,8 +205,11 @@ impl MessageRouter for Service {
         let name = self.act_as(&caller, "party_id", &party_id)?;
         let role = role_of("party_role", &role)?;
         let NotificationChannel { email, phone, push_token } = notification.unwrap_or_default();
-        let (email, phone, push_token) =
-            (channel("email", email)?, channel("phone", phone)?, channel("push_token", push_token)?);
+        let (email, phone, push_token) = (
+            channel("email", email, notify::check_email)?,
+            channel("phone", phone, notify::check_phone)?,
+            channel("push_token", push_token, notify::check_push_token)?,
+        );
         check_text("version", &version)?;
         let now = Millis::now();
         let row = PartyRow { name, role, version, email, phone, push_token, registered_at: now, last_seen_at: now };

@@ -6,11 +6,13 @@
 //! over each way a few at a time. Never sends or logs a payload, a join token
 //! or an address.
 
+mod channels;
 mod config;
 mod mail;
 mod rule;
 mod webhook;
 
+pub(super) use channels::{check_email, check_phone, check_push_token};
 pub use config::{Config, Hidden};
 
 use super::{Relay, Streams, presence::Presence};
