@@ -164,6 +164,7 @@ impl MessageRouter for Service {
         let caller = self.caller(request.metadata()).await?;
         let GetPendingMessagesRequest { session_id, party_id, after_timestamp } = request.into_inner();
         let party = self.act_as(&caller, "party_id", &party_id)?;
+        self.relay.contact(&party);
         let messages = self.relay.pending(&party, session(session_id)?.as_deref(), after_timestamp).await?;
         Ok(Response::new(GetPendingMessagesResponse { messages }))
     }
@@ -216,7 +217,10 @@ impl MessageRouter for Service {
         let (row, again) = self.relay.register(row).await?;
         let mut message = String::from(if again { "registration updated" } else { "registered" });
         if is_offline(&row) {
-            message.push_str("; offline mode: notified when something waits");
+            message.push_str(match self.relay.tells(&row) {
+                true => "; offline mode: notified when something waits",
+                false => "; offline mode, but this server sends no notifications over these channels",
+            });
         }
         Ok(Response::new(RegisterPartyResponse { success: true, message, registered_at: row.registered_at.0 }))
     }
