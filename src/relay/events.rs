@@ -90,7 +90,10 @@ struct Reader {
 
 impl Drop for Reader {
     fn drop(&mut self) {
-        self.relay.streams().events.remove(&self.id);
+        if let Some(party) = self.subscription.party() {
+            self.relay.presence().heard(party, self.cursor);
+        }
+        self.relay.close_events(self.id);
     }
 }
 

@@ -99,6 +99,8 @@ struct Streams {
     subscriptions: Subscriptions,
     messages: HashMap<u64, Arc<Subscription>>,
     events: HashMap<u64, Arc<EventSubscription>>,
+    /// How many streams of events each party has.
+    listeners: HashMap<String, usize>,
     /// Ids of streams of events.
     next: u64,
 }
@@ -106,7 +108,12 @@ struct Streams {
 impl Streams {
     fn new() -> Self {
         let subscriptions = Subscriptions::new(SUBSCRIPTIONS_MAX);
-        Self { subscriptions, messages: HashMap::new(), events: HashMap::new(), next: 0 }
+        Self { subscriptions, messages: HashMap::new(), events: HashMap::new(), listeners: HashMap::new(), next: 0 }
+    }
+
+    /// The party has a stream of messages or of events.
+    fn is_live(&self, party: &str) -> bool {
+        self.subscriptions.is_subscribed(party) || self.listeners.contains_key(party)
     }
 }
 
@@ -134,7 +141,7 @@ impl Relay {
         let stored = store.stored_bytes().await?.into_iter();
         let stored = stored.map(|row| (row.session, PartyRef { peer: row.origin, name: row.sender }, row.bytes));
         let router = Router::new(limits, config.retention, saved.collect(), stored);
-        let presence = Presence::new(store.parties().await?);
+        let presence = Presence::new(store.parties().await?, store.newest_event().await?);
         let newest = store.newest_message().await?;
         Ok(Self(Arc::new(Inner {
             config,
@@ -261,6 +268,8 @@ impl Relay {
         let stored = async move {
             relay.0.store.submit(Change::Relay(Row::PutParty(row.clone()))).await?;
             relay.presence().put(row.clone());
+            // Something may have come before it.
+            relay.left(&row.name);
             Ok::<_, Error>(row)
         };
         let row = self.0.tasks.spawn(stored).await.map_err(Error::internal)??;
@@ -281,8 +290,7 @@ impl Relay {
         let now = Millis::now();
         let (presence, streams) = (self.presence(), self.streams());
         let online = |row: &PartyRow| {
-            streams.subscriptions.is_subscribed(&row.name)
-                || presence.is_fresh(&row.name, now, self.0.config.online_after)
+            streams.is_live(&row.name) || presence.is_fresh(&row.name, now, self.0.config.online_after)
         };
         let wanted = presence.all().filter(|row| role.is_none_or(|role| row.role == role));
         wanted.map(|row| (row.clone(), online(row))).filter(|(_, online)| *online || !only_online).collect()
@@ -323,10 +331,15 @@ impl Relay {
 
     fn unsubscribe(&self, id: u64) {
         let mut streams = self.streams();
-        streams.messages.remove(&id);
+        let ended = streams.messages.remove(&id);
         if let Some(heir) = streams.subscriptions.unsubscribe(id).and_then(|id| streams.messages.get(&id)) {
             heir.window().rescan();
             heir.wake();
+        }
+        let gone = ended.filter(|ended| !streams.is_live(&ended.party));
+        drop(streams);
+        if let Some(gone) = gone {
+            self.left(&gone.party);
         }
     }
 
@@ -372,8 +385,28 @@ impl Relay {
         }
         streams.next += 1;
         let id = streams.next;
+        if let Some(party) = subscription.party() {
+            *streams.listeners.entry(party.to_owned()).or_default() += 1;
+        }
         streams.events.insert(id, subscription);
         Ok(id)
+    }
+
+    fn close_events(&self, id: u64) {
+        let mut streams = self.streams();
+        let Some(ended) = streams.events.remove(&id) else { return };
+        let Some(party) = ended.party() else { return };
+        if let Some(count) = streams.listeners.get_mut(party) {
+            *count -= 1;
+            if *count == 0 {
+                streams.listeners.remove(party);
+            }
+        }
+        let gone = !streams.is_live(party);
+        drop(streams);
+        if gone {
+            self.left(party);
+        }
     }
 }
 

@@ -3,7 +3,8 @@
 //!
 //! Owns the tables of `0002_relay.sql`. What may be changed is [`Change`]; how
 //! many ops share a transaction is in `batch.rs` (pure) and `flush.rs`; the
-//! rare changes are in `retention.rs` and `parties.rs`. States of a delivery
+//! rare changes are in `retention.rs` and `parties.rs`, what notifications ask in
+//! `waiting.rs`. States of a delivery
 //! only rise, and the first final one stays.
 
 pub(super) mod arrivals;
@@ -16,6 +17,7 @@ mod messages;
 mod parties;
 mod retention;
 mod sessions;
+mod waiting;
 
 pub use change::{Change, DeliveryState, NewEvent, NewMessage, RemoteState};
 pub use deliveries::{DeliveryRow, OpenDelivery, Unreported};
@@ -24,6 +26,7 @@ pub use messages::{BodyBytes, MESSAGE_BYTES, MessageRow};
 pub use parties::{PartyRole, PartyRow};
 pub use retention::Expired;
 pub use sessions::SessionRow;
+pub use waiting::Waits;
 
 pub(super) use retention::apply;
 

@@ -1,6 +1,6 @@
 //! Tests of `store/relay`: the rules through the writer, and every query once.
 
-use super::{deliveries, events, *};
+use super::{deliveries, events, waiting, *};
 use crate::{
     error::Error,
     store::{
@@ -833,6 +833,69 @@ async fn a_repeat_of_an_event_replaces_nothing() {
 }
 
 #[tokio::test]
+async fn what_waits_is_neither_final_nor_heard_nor_anothers() {
+    let (_dir, store) = store().await;
+    assert_eq!(store.newest_event().await.unwrap(), 0);
+    let message = |number, session: &str| NewMessage { session: session.into(), ..new_message(number) };
+    let named = |id: &str, session: &str, expires_at, to: Option<&[&str]>| {
+        Change::Event(Box::new(NewEvent { session: session.into(), expires_at: Millis(expires_at), ..event(id, to) }))
+    };
+    // Deliveries 1 to 4, events 5 to 8.
+    store.submit(route(message(M, "s"), &[bob(), party(PEER, "carol")])).await.unwrap();
+    store.submit(route(message(N, "s"), &[bob()])).await.unwrap();
+    store.submit(route(message(O, "t"), &[bob()])).await.unwrap();
+    for change in [
+        named("a", "t", 90, Some(&["bob"])),
+        named("b", "u", 90, Some(&["bob", "carol"])),
+        named("c", "u", 50, Some(&["bob"])),
+        named("d", "v", 90, None),
+    ] {
+        store.submit(change).await.unwrap();
+    }
+    assert_eq!(store.newest_event().await.unwrap(), 8);
+    let nothing = Waits::default();
+    let (message, event) = (Waits { message: true, event: false }, Waits { message: false, event: true });
+    let both = Waits { message: true, event: true };
+    for (name, session, after, now, expected) in [
+        ("bob", "s", 0, 0, message),
+        ("bob", "t", 0, 0, both),
+        ("bob", "t", 5, 0, message),
+        ("bob", "t", 0, 90, message),
+        ("bob", "u", 0, 0, event),
+        ("bob", "u", 6, 0, event),
+        ("bob", "u", 6, 50, nothing),
+        ("bob", "u", 7, 0, nothing),
+        ("bob", "v", 0, 0, nothing),
+        ("carol", "s", 0, 0, nothing),
+        ("carol", "u", 0, 0, event),
+        ("dave", "s", 0, 0, nothing),
+    ] {
+        let waits = store.waits(name, session, after, Millis(now)).await.unwrap();
+        assert_eq!(waits, expected, "{name} {session} {after} {now}");
+    }
+    let messages = |limit| store.sessions_with_messages("bob", limit);
+    let events = async |after, now, limit| {
+        let mut found = store.sessions_with_events("bob", after, Millis(now), limit).await.unwrap();
+        found.sort();
+        found
+    };
+    assert_eq!(
+        (messages(9).await.unwrap(), messages(1).await.unwrap()),
+        (vec!["s".into(), "t".into()], vec!["s".into()])
+    );
+    assert_eq!((events(0, 0, 9).await, events(0, 0, 1).await.len()), (vec!["t".to_owned(), "u".to_owned()], 1));
+    assert_eq!((events(6, 49, 9).await, events(6, 50, 9).await), (vec!["u".to_owned()], vec![]));
+    for name in ["carol", "dave"] {
+        assert_eq!(store.sessions_with_messages(name, 9).await.unwrap(), [""; 0], "{name}");
+    }
+    store.submit(op([finish(1, M, false), finish(4, O, true)])).await.unwrap();
+    assert_eq!(messages(9).await.unwrap(), ["s"], "one of two is acknowledged there");
+    store.submit(finish(3, N, false)).await.unwrap();
+    assert_eq!(messages(9).await.unwrap(), [""; 0]);
+    assert_eq!(store.waits("bob", "s", 0, Millis(0)).await.unwrap(), nothing);
+}
+
+#[tokio::test]
 async fn events_are_removed_after_their_time_with_their_parties() {
     let (_dir, store) = store().await;
     let names: Vec<String> = (0..1500).map(|n| format!("p{n}")).collect();
@@ -863,6 +926,12 @@ async fn pages_are_found_by_index_and_sorted_by_none() {
         (deliveries::WAITING, "SEARCH delivery USING COVERING INDEX delivery_open (party=?)"),
         (deliveries::UNREPORTED, "SEARCH d USING INDEX delivery_unreported (seq>?)"),
         (events::PARTY_PAGE, "MERGE (UNION ALL)"),
+        (waiting::EVENT_WAITS, "CO-ROUTINE p; SEARCH event_party USING PRIMARY KEY (party=? AND event>?)"),
+        (
+            waiting::MESSAGE_SESSIONS,
+            "CO-ROUTINE found; SETUP; SEARCH delivery USING INDEX delivery_open_session (party=?)",
+        ),
+        (waiting::MESSAGE_WAITS, "SEARCH delivery USING INDEX delivery_open_session (party=? AND session=?)"),
         (retention::DUE, "SEARCH message USING INDEX message_due (expires_at<?)"),
         (retention::OVER, "SEARCH message USING INDEX message_over (expires_at<?)"),
         (retention::FREEABLE, "SCAN message USING INDEX message_freeable"),
