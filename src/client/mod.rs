@@ -16,6 +16,8 @@ mod live;
 mod messages;
 mod options;
 mod outbox;
+#[cfg(feature = "round-based")]
+pub mod round_based;
 mod seen;
 
 pub use crate::proto::mpc::router::v1::{

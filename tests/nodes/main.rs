@@ -19,6 +19,7 @@ mod parcels;
 mod party;
 mod relay;
 mod relay_far;
+mod round_based;
 mod stock;
 mod tls;
 mod trust;
