@@ -35,8 +35,6 @@ pub struct Metrics {
     pub messages_routed: IntCounter,
     /// Deliveries that failed because their message expired.
     pub deliveries_expired: IntCounter,
-    /// Letters of other servers that were refused.
-    pub letters_refused: IntCounter,
     /// Notifications of parties that are away, by `way` ("mail", "webhook") and
     /// `result` ("sent", "failed", "dropped").
     pub notifications: IntCounterVec,
@@ -104,10 +102,6 @@ impl Metrics {
             deliveries_expired: plain(
                 "pillarbox_relay_deliveries_expired_total",
                 "Deliveries that failed because their message expired.",
-            ),
-            letters_refused: plain(
-                "pillarbox_relay_letters_refused_total",
-                "Letters of other servers that the relay refused.",
             ),
             notifications: labelled(
                 "pillarbox_relay_notifications_total",

@@ -20,6 +20,7 @@ pub mod relay;
 mod rows;
 mod tokens;
 mod transaction;
+mod users;
 mod writer;
 
 pub use dead::{DeadLetter, DeadRow, DeadTotal, Direction};
@@ -30,7 +31,8 @@ pub use node::{FormerId, NodeRow};
 pub use op::{Change, Done, Gone, Op, ROWS_AN_OP, StreamOut};
 pub use outbox::{OutRow, QueueTotal};
 pub use peers::{KeyOrigin, PeerAddress, PeerKey, PeerKind, PeerOrigin, PeerRow, PeerTouch, PeerTransport};
-pub use tokens::{TokenHash, TokenRow};
+pub use tokens::{TokenHash, TokenRow, TokenUse};
+pub use users::{UserRow, UserState};
 
 use crate::error::Error;
 use sqlx::{
@@ -127,12 +129,6 @@ impl Store {
     /// Wakes after the commit: then read the rows after your own cursor.
     pub fn inbound_head(&self) -> watch::Receiver<u64> {
         self.writer.inbound_head()
-    }
-
-    /// The number of the newest session event; 0 before the first. Wakes after
-    /// the commit: then read the rows after your own number.
-    pub fn relay_head(&self) -> watch::Receiver<u64> {
-        self.writer.relay_head()
     }
 
     /// Commits what was submitted before, moves the WAL into the file and

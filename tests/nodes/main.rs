@@ -23,3 +23,4 @@ mod round_based;
 mod stock;
 mod tls;
 mod trust;
+mod users;
