@@ -28,10 +28,11 @@ pub enum Acknowledge {
     /// When the stream hands it over: at once, by itself. A process that ends
     /// after that does not get the message again.
     WhenTaken,
-    /// When [`Received::acknowledge`] is called. Until then the node keeps it:
-    /// another stream gets it again, this one does not. A node sends no more
-    /// than `relay.max_unacknowledged` ahead, and gives a message up that a
-    /// live stream does not acknowledge for long (`relay.redeliver_tries`).
+    /// When [`Received::acknowledge`] is called. Until then the node keeps it,
+    /// and the stream its id: another stream gets it again, this one does not.
+    /// A node sends no more than `relay.max_unacknowledged` ahead, and gives a
+    /// message up that a live stream does not acknowledge for long
+    /// (`relay.redeliver_tries`).
     ByHand,
 }
 
@@ -146,21 +147,21 @@ impl Reader {
         let request =
             SubscribeMessagesRequest { session_id: self.session.clone(), party_id: connection.party().to_owned() };
         loop {
-            // Room for the acknowledgement comes first: once the message is here nothing waits any more.
-            let permit = match self.acknowledge {
-                Acknowledge::WhenTaken => Some(self.permit().await?),
-                Acknowledge::ByHand => None,
-            };
             let subscribe = |mut api: super::connection::Api| {
                 let request = connection.request(request.clone());
                 async move { api.subscribe_messages(request).await }
             };
             let message = self.live.next(subscribe).await?;
+            // Nothing waits between the acknowledgement and its message's leaving.
+            let room = match self.acknowledge {
+                Acknowledge::WhenTaken => Some(self.room().await?),
+                Acknowledge::ByHand => None,
+            };
             let new = lock(&self.seen).note(key(&message));
-            if let Some(permit) = permit {
+            if let Some(room) = room {
                 // A repeat, too: the node has not heard of the first.
                 let (message_id, session_id) = (message.message_id.clone(), message.session_id.clone());
-                permit.send(Order::Acknowledge { message_id, session_id });
+                room.send(Order::Acknowledge { message_id, session_id });
                 if new {
                     lock(&self.seen).settle(key(&message));
                 }
@@ -171,7 +172,7 @@ impl Reader {
         }
     }
 
-    async fn permit(&self) -> Result<Permit, Error> {
+    async fn room(&self) -> Result<Permit, Error> {
         let closed = |_| Error::invalid("the runtime that the client was made on has ended");
         self.shared.acks.clone().reserve_owned().await.map_err(closed)
     }
