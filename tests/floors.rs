@@ -37,6 +37,8 @@ const BESIDE: &[(&str, &str)] = &[
 
 /// Rules without a driver: `now` and randomness come in as arguments.
 const PURE: &[&str] = &[
+    "client/backoff.rs",
+    "client/seen.rs",
     "federation/delivery.rs",
     "relay/notify/rule.rs",
     "relay/router.rs",

@@ -5,6 +5,7 @@
 #[path = "../common/mod.rs"]
 mod common;
 
+mod client;
 mod crowd;
 mod doors;
 mod faults;
@@ -18,6 +19,7 @@ mod parcels;
 mod party;
 mod relay;
 mod relay_far;
+mod round_based;
 mod stock;
 mod tls;
 mod trust;
