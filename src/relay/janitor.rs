@@ -138,7 +138,7 @@ impl Relay {
             self.router().expire(now, |session| streams.subscriptions.in_use(session))
         };
         for chunk in over.chunks(CHUNK) {
-            self.0.store.submit(Change::Relay(Row::DropSessions { sessions: chunk.to_vec(), until: now })).await?;
+            self.repeat(|_| Row::DropSessions { sessions: chunk.to_vec(), until: now }).await?;
         }
         Ok(())
     }

@@ -92,6 +92,7 @@ impl Relay {
             ended: Mutex::new(None),
         });
         let id = self.open(subscription.clone())?;
+        subscription.session.iter().for_each(|session| self.0.watchers.changed(session));
         let reader = Reader { relay: self.clone(), id, subscription, page: VecDeque::new(), repeats: BTreeMap::new() };
         Ok(Box::pin(stream::unfold(Some(reader), |reader| async {
             let mut reader = reader?;
@@ -131,7 +132,7 @@ impl Reader {
         }
         window.sent(Instant::now(), row.seq);
         drop(window);
-        self.relay.note_sent(row.seq, Sent { at: Millis::now(), retries: row.retries });
+        self.relay.note_sent(row.seq, &row.message.session, Sent { at: Millis::now(), retries: row.retries });
         true
     }
 

@@ -7,6 +7,7 @@ mod common;
 
 mod crowd;
 mod doors;
+mod evidence;
 mod faults;
 mod hrpc;
 mod input;

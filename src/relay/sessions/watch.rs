@@ -1,0 +1,307 @@
+//! One stream of `Sessions/Watch`: woken by what changes, it reads the session's
+//! rows and hands on what is new.
+
+use super::{Caller, PAGE_ROWS};
+use crate::{
+    error::Error,
+    proto::pillarbox::relay::v1 as wire,
+    relay::{
+        Relay,
+        evidence::Slot,
+        names,
+        progress::{Part, progress},
+    },
+    store::relay::{DeliveryState, SessionMessage},
+    types::{Millis, PartyRef, PeerId, ServerId},
+};
+use futures_util::stream;
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap, HashSet},
+    pin::Pin,
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicUsize, Ordering::Relaxed},
+    },
+    time::Duration,
+};
+use tokio::{
+    sync::Notify,
+    time::{Instant, sleep_until, timeout},
+};
+use tokio_stream::Stream;
+use tonic::Status;
+
+/// Rows that one view is made of.
+const MESSAGES: usize = 1_024;
+const DELIVERIES: usize = 8_192;
+/// Between two views of a stream, at least.
+const PAUSE: Duration = Duration::from_millis(250);
+/// Without a wake: heartbeats and subscriptions wake nobody.
+const LOOK_EVERY: Duration = Duration::from_secs(10);
+/// Open streams.
+const WATCHERS_MAX: usize = 1_024;
+
+pub type ViewStream = Pin<Box<dyn Stream<Item = Result<wire::View, Status>> + Send>>;
+
+/// Who watches what.
+#[derive(Debug, Default)]
+pub struct Watchers {
+    /// So that a message costs nothing when nobody watches.
+    count: AtomicUsize,
+    open: Mutex<Open>,
+}
+
+#[derive(Debug, Default)]
+struct Open {
+    next: u64,
+    by_session: HashMap<String, BTreeMap<u64, Arc<Watcher>>>,
+}
+
+#[derive(Debug, Default)]
+struct Watcher {
+    wake: Notify,
+    /// Messages in its view that parties elsewhere have not done with.
+    afar: Mutex<HashSet<u64>>,
+}
+
+impl Watchers {
+    fn lock(&self) -> MutexGuard<'_, Open> {
+        self.open.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Something happened in a session.
+    pub fn changed(&self, session: &str) {
+        if self.count.load(Relaxed) > 0 {
+            let open = self.lock();
+            open.by_session.get(session).into_iter().flat_map(BTreeMap::values).for_each(|it| it.wake.notify_one());
+        }
+    }
+
+    /// Another server told of these messages.
+    pub fn told(&self, messages: &[u64]) {
+        if self.count.load(Relaxed) == 0 {
+            return;
+        }
+        for watcher in self.lock().by_session.values().flat_map(BTreeMap::values) {
+            let afar = watcher.afar.lock().unwrap_or_else(PoisonError::into_inner);
+            if messages.iter().any(|number| afar.contains(number)) {
+                watcher.wake.notify_one();
+            }
+        }
+    }
+
+    pub fn is_idle(&self) -> bool {
+        self.count.load(Relaxed) == 0
+    }
+
+    fn add(&self, session: &str) -> Result<(u64, Arc<Watcher>), Error> {
+        let mut open = self.lock();
+        if self.count.load(Relaxed) >= WATCHERS_MAX {
+            return Err(Error::exhausted(format!("{WATCHERS_MAX} streams watch sessions already")));
+        }
+        self.count.fetch_add(1, Relaxed);
+        open.next += 1;
+        let (id, watcher) = (open.next, Arc::new(Watcher::default()));
+        open.by_session.entry(session.to_owned()).or_default().insert(id, watcher.clone());
+        Ok((id, watcher))
+    }
+
+    fn remove(&self, session: &str, id: u64) {
+        let mut open = self.lock();
+        if let Some(watchers) = open.by_session.get_mut(session) {
+            self.count.fetch_sub(usize::from(watchers.remove(&id).is_some()), Relaxed);
+            if watchers.is_empty() {
+                open.by_session.remove(session);
+            }
+        }
+    }
+}
+
+struct Watch {
+    relay: Relay,
+    caller: Caller,
+    session: String,
+    id: u64,
+    watcher: Arc<Watcher>,
+    /// What its client has; `None`: nothing yet.
+    told: Option<Told>,
+    /// Not to be read before.
+    next_at: Instant,
+}
+
+#[derive(Default)]
+struct Told {
+    parties: HashMap<String, wire::Party>,
+    rounds: BTreeMap<i32, wire::Round>,
+    messages: u64,
+    settled: bool,
+    equivocations: usize,
+}
+
+impl Drop for Watch {
+    fn drop(&mut self) {
+        self.relay.0.watchers.remove(&self.session, self.id);
+    }
+}
+
+impl Relay {
+    pub(super) fn watch(&self, caller: Caller, session: String) -> Result<ViewStream, Error> {
+        self.visible(&caller, &session)?;
+        let (id, watcher) = self.0.watchers.add(&session)?;
+        let watch = Watch { relay: self.clone(), caller, session, id, watcher, told: None, next_at: Instant::now() };
+        Ok(Box::pin(stream::unfold(Some(watch), |watch| async {
+            let mut watch = watch?;
+            match watch.next().await {
+                Ok(view) => Some((Ok(view), Some(watch))),
+                Err(error) => Some((Err(error.into()), None)),
+            }
+        })))
+    }
+
+    /// A session as it is now, and the messages that parties elsewhere have not
+    /// done with.
+    async fn view(&self, caller: &Caller, session: &str) -> Result<(wire::View, HashSet<u64>), Error> {
+        let members = self.visible(caller, session)?;
+        let (mut messages, cut) = self.0.store.session_messages(session, MESSAGES, DELIVERIES).await?;
+        self.add_passing(&mut messages);
+        let open = |message: &&SessionMessage| {
+            message.deliveries.iter().any(|it| it.party.peer != PeerId::SELF && !it.state.is_final())
+        };
+        let afar = messages.iter().filter(open).map(|message| message.number).collect();
+        let expected = Some(&members.parties).filter(|_| members.settled);
+        let progress = progress(expected, &messages);
+        let mut named = Named { relay: self, servers: HashMap::new() };
+        let mut rounds = Vec::with_capacity(progress.rounds.len());
+        for (round, parts) in &progress.rounds {
+            let mut parties = Vec::with_capacity(parts.len());
+            for (party, part) in parts {
+                parties.push(shown(named.show(party).await?, part));
+            }
+            rounds.push(wire::Round { round: *round, parties });
+        }
+        let all: BTreeSet<&PartyRef> =
+            members.parties.iter().chain(progress.rounds.values().flat_map(BTreeMap::keys)).collect();
+        let mut parties = Vec::with_capacity(all.len());
+        for party in all {
+            let (online, heard) = self.presence_of(party, session);
+            let last_seen_at = progress.seen.get(party).copied().max(heard).map_or(0, |at| at.0);
+            let member = members.parties.contains(party);
+            parties.push(wire::Party { party: named.show(party).await?, member, online, last_seen_at });
+        }
+        let last = self.0.store.last_slot(session).await?;
+        let equivocations = self.0.store.equivocations(Some(session), 0, PAGE_ROWS).await?;
+        let view = wire::View {
+            session_id: session.to_owned(),
+            whole: true,
+            owner: self.owner(members.owner).await?,
+            settled: members.settled,
+            messages: last.map_or(0, |row| row.position),
+            cut,
+            now: Millis::now().0,
+            expires_at: members.until.0,
+            parties,
+            rounds,
+            equivocations: equivocations.iter().filter_map(|row| claim(session, &row.entry)).collect(),
+        };
+        Ok((view, afar))
+    }
+
+    /// What was handed to subscribers and is not written yet.
+    fn add_passing(&self, messages: &mut [SessionMessage]) {
+        let passing = self.passing();
+        for delivery in messages.iter_mut().flat_map(|message| &mut message.deliveries) {
+            if delivery.state == DeliveryState::Pending
+                && let Some(sent) = passing.get(&delivery.seq)
+            {
+                (delivery.state, delivery.delivered_at) = (DeliveryState::Delivered, Some(sent.at));
+            }
+        }
+    }
+
+    /// Whether a party of this node subscribes now, and when it was heard of.
+    fn presence_of(&self, party: &PartyRef, session: &str) -> (bool, Option<Millis>) {
+        if party.peer != PeerId::SELF {
+            return (false, None);
+        }
+        let heard = self.presence().get(&party.name).map(|row| row.last_seen_at);
+        (self.streams().subscriptions.reader(&party.name, session).is_some(), heard)
+    }
+}
+
+/// Names of parties, each server looked up once.
+struct Named<'a> {
+    relay: &'a Relay,
+    servers: HashMap<PeerId, ServerId>,
+}
+
+impl Named<'_> {
+    async fn show(&mut self, party: &PartyRef) -> Result<String, Error> {
+        if party.peer == PeerId::SELF {
+            return Ok(party.name.clone());
+        }
+        if !self.servers.contains_key(&party.peer) {
+            let server = self.relay.federation()?.name_of(party.peer).await?;
+            self.servers.insert(party.peer, server);
+        }
+        Ok(names::show(&party.name, self.servers.get(&party.peer)))
+    }
+}
+
+impl Watch {
+    async fn next(&mut self) -> Result<wire::View, Error> {
+        loop {
+            if self.told.is_some() {
+                self.wait().await?;
+            }
+            let (view, afar) = self.relay.view(&self.caller, &self.session).await?;
+            self.next_at = Instant::now() + PAUSE;
+            *self.watcher.afar.lock().unwrap_or_else(PoisonError::into_inner) = afar;
+            if let Some(news) = self.news(view) {
+                return Ok(news);
+            }
+        }
+    }
+
+    async fn wait(&self) -> Result<(), Error> {
+        let woken = async {
+            let _ = timeout(LOOK_EVERY, self.watcher.wake.notified()).await;
+            sleep_until(self.next_at).await;
+        };
+        let stopped = || Error::unavailable("the node stops; watch again");
+        self.relay.0.stop.run_until_cancelled(woken).await.ok_or_else(stopped)
+    }
+
+    /// What its client does not have yet; `None`: nothing.
+    fn news(&mut self, mut view: wire::View) -> Option<wire::View> {
+        let first = self.told.is_none();
+        let told = self.told.get_or_insert_default();
+        view.whole = first;
+        view.parties.retain(|party| told.parties.get(&party.party) != Some(party));
+        view.rounds.retain(|round| told.rounds.get(&round.round) != Some(round));
+        let same = (told.messages, told.settled, told.equivocations)
+            == (view.messages, view.settled, view.equivocations.len());
+        (told.messages, told.settled, told.equivocations) = (view.messages, view.settled, view.equivocations.len());
+        told.parties.extend(view.parties.iter().map(|party| (party.party.clone(), party.clone())));
+        told.rounds.extend(view.rounds.iter().map(|round| (round.round, round.clone())));
+        (first || !same || !view.parties.is_empty() || !view.rounds.is_empty()).then_some(view)
+    }
+}
+
+fn shown(party: String, part: &Part) -> wire::Part {
+    wire::Part {
+        party,
+        sent: part.sent,
+        sent_at: part.sent_at.map_or(0, |at| at.0),
+        addressed: part.addressed,
+        delivered: part.delivered,
+        acknowledged: part.acknowledged,
+        failed: part.failed,
+        waiting_for: part.waiting.name().into(),
+        waiting_since: part.since.map_or(0, |at| at.0),
+    }
+}
+
+fn claim(session: &str, entry: &[u8]) -> Option<wire::Claim> {
+    let Slot { round, kind, sender, .. } = Slot::read(session, entry, [0; 32])?;
+    Some(wire::Claim { round_number: round, message_type: kind, sender })
+}
