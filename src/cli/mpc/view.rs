@@ -233,3 +233,6 @@ pub struct Twice<'a> {
     pub message_ids: [&'a str; 2],
     pub payloads_sha256: [String; 2],
 }
+
+#[cfg(test)]
+mod tests;
