@@ -111,6 +111,11 @@ impl Watched {
         Ok(())
     }
 
+    async fn first(mut self) -> View {
+        self.next().await.unwrap();
+        self.last
+    }
+
     /// Who is waited for, in which round, for what.
     fn waits(&self) -> Vec<(i32, &str, &str)> {
         let waiting = self.parts.iter().filter(|(_, part)| !part.waiting_for.is_empty());
@@ -376,6 +381,89 @@ fn printed(evidence: &EvidenceResponse) -> String {
         })
     };
     evidence.records.iter().map(|record| format!("{}\n", line(record))).collect()
+}
+
+/// What a command prints of a running node.
+async fn command(node: &TestNode, arguments: &[&str]) -> String {
+    let mut command = tokio::process::Command::new(env!("CARGO_BIN_EXE_pillarbox"));
+    command.arg("--data-dir").arg(&node.config.data_dir).args(arguments);
+    let output = timeout(LONG, command.output()).await.unwrap().unwrap();
+    assert!(output.status.success(), "{arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8(output.stdout).unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_operator_sees_the_same_by_commands() {
+    let a = TestNode::start_with(quick).await;
+    Party::service(&a).await.publish(announcement("s", &["alice", "bob", "carol"])).await.unwrap();
+    let alice = Party::of(&a, "alice").await;
+    for payload in [b"one", b"two"] {
+        say(&alice, 1, "commit", &[], payload).await;
+    }
+    let bob = Party::of(&a, "bob").await;
+    let mut messages = bob.subscribe("s").await.unwrap();
+    for _ in 0..2 {
+        let message = messages.next().await.unwrap();
+        bob.acknowledge(&message.message_id, true, "").await.unwrap();
+    }
+    drop(messages);
+    let service = Observer::of(&a, "service:x").await;
+    eventually!(service.watch("s").await.unwrap().first().await.parties.iter().all(|party| !party.online));
+    let shown = command(&a, &["mpc", "show", "s"]).await;
+    for part in [
+        &format!("announced by  {}", a.id)[..],
+        "waiting for bob in round 1, last seen ",
+        "waiting for carol in round 1, never seen (to fetch what lies here, for ",
+        "EQUIVOCATION: ",
+    ] {
+        assert!(shown.contains(part), "{part:?} is not in\n{shown}");
+    }
+    assert!(!shown.contains("waiting for alice"), "{shown}");
+    let listed = command(&a, &["--json", "mpc", "list"]).await;
+    let listed: serde_json::Value = serde_json::from_str(&listed).unwrap();
+    assert_eq!(
+        (&listed["session_id"], &listed["messages"], &listed["equivocations"]),
+        (&"s".into(), &2.into(), &1.into())
+    );
+    assert!(command(&a, &["mpc", "list"]).await.contains("announced"));
+    let transcript = command(&a, &["mpc", "transcript", "s"]).await;
+    assert!(transcript.contains("broadcast EQUIVOCATION") && transcript.contains("head: 2 links"), "{transcript}");
+    // From the command that prints evidence to the one that needs no node.
+    let evidence = ["mpc", "evidence", "s", "--round", "1", "--type", "commit", "--sender", "alice"];
+    assert!(command(&a, &evidence).await.contains("EQUIVOCATION"));
+    let records = command(&a, &[&["--json"], &evidence[..]].concat()).await;
+    let (code, verdict) = verify(&[records], &a.key.to_string());
+    assert_eq!((code, &verdict["equivocation"]), (0, &true.into()));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_known_of_a_session_goes_with_it() {
+    let short = |config: &mut Config| config.relay.retention = Duration::from_secs(1);
+    let a = TestNode::start_with(short).await;
+    Party::service(&a).await.publish(announcement("s", &["alice", "bob"])).await.unwrap();
+    let (alice, observer) = (Party::of(&a, "alice").await, Observer::of(&a, "service:x").await);
+    for payload in [b"one", b"two"] {
+        say(&alice, 1, "commit", &[], payload).await;
+    }
+    let mut watched = observer.watch("s").await.unwrap();
+    eventually!(observer.names().await.is_empty());
+    let gone = loop {
+        if let Err(status) = watched.next().await {
+            break status;
+        }
+    };
+    assert_eq!(gone.code(), Code::NotFound);
+    assert_eq!(observer.transcript("s").await.unwrap_err().code(), Code::NotFound);
+    // Under its name another one begins, with a chain of its own.
+    Party::service(&a).await.publish(announcement("s", &["alice", "bob"])).await.unwrap();
+    eventually!({
+        let fresh = observer.transcript("s").await;
+        fresh.is_ok_and(|fresh| fresh.slots.is_empty() && fresh.head.unwrap().position == 0)
+    });
+    say(&alice, 1, "commit", &[], b"three").await;
+    let fresh = observer.transcript("s").await.unwrap();
+    check_chain(&a, "s", &fresh.slots, fresh.head.as_ref().unwrap());
+    assert_eq!((fresh.slots.len(), fresh.slots[0].position, fresh.slots[0].equivocation), (1, 1, false));
 }
 
 /// What `mpc verify` says, without any node: exit code and verdict.

@@ -30,8 +30,9 @@ use tokio::time::sleep;
 /// Sessions, slots and equivocations in one answer.
 const PAGE_ROWS: usize = 1_000;
 const LISTED: usize = 100;
-/// Records in one answer.
-const RECORDS: usize = 256;
+/// Payloads in one answer of Evidence, and records of each.
+const PAYLOADS: usize = 64;
+const RECORDS: usize = 4;
 /// Equivocations that come closely together are looked for together.
 const GATHER: Duration = Duration::from_millis(50);
 
@@ -157,7 +158,7 @@ impl Relay {
         let mut records = Vec::new();
         for sender in self.senders(&sender)? {
             let claim = evidence::claim(round, &kind, &sender);
-            for row in self.0.store.claimed(&session, &claim, RECORDS - records.len()).await? {
+            for row in self.0.store.claimed(&session, &claim, PAYLOADS, RECORDS).await? {
                 records.push(record(row)?);
             }
         }

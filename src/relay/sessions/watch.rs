@@ -10,6 +10,7 @@ use crate::{
         evidence::Slot,
         names,
         progress::{Part, progress},
+        router::Members,
     },
     store::relay::{DeliveryState, SessionMessage},
     types::{Millis, PartyRef, PeerId, ServerId},
@@ -54,14 +55,32 @@ pub struct Watchers {
 #[derive(Debug, Default)]
 struct Open {
     next: u64,
-    by_session: HashMap<String, BTreeMap<u64, Arc<Watcher>>>,
+    by_session: HashMap<String, Arc<Watched>>,
 }
 
+/// A session that somebody watches.
 #[derive(Debug, Default)]
-struct Watcher {
-    wake: Notify,
+struct Watched {
+    /// One for each stream.
+    wakes: Mutex<BTreeMap<u64, Arc<Notify>>>,
     /// Messages in its view that parties elsewhere have not done with.
     afar: Mutex<HashSet<u64>>,
+    /// The last view, and when it was begun; made once for all streams.
+    view: tokio::sync::Mutex<Option<(Instant, Arc<wire::View>)>>,
+}
+
+impl Watched {
+    fn wakes(&self) -> MutexGuard<'_, BTreeMap<u64, Arc<Notify>>> {
+        self.wakes.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn afar(&self) -> MutexGuard<'_, HashSet<u64>> {
+        self.afar.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn wake(&self) {
+        self.wakes().values().for_each(|wake| wake.notify_one());
+    }
 }
 
 impl Watchers {
@@ -71,21 +90,25 @@ impl Watchers {
 
     /// Something happened in a session.
     pub fn changed(&self, session: &str) {
-        if self.count.load(Relaxed) > 0 {
-            let open = self.lock();
-            open.by_session.get(session).into_iter().flat_map(BTreeMap::values).for_each(|it| it.wake.notify_one());
+        if !self.is_idle()
+            && let Some(watched) = self.lock().by_session.get(session)
+        {
+            watched.wake();
         }
     }
 
     /// Another server told of these messages.
     pub fn told(&self, messages: &[u64]) {
-        if self.count.load(Relaxed) == 0 {
+        if self.is_idle() {
             return;
         }
-        for watcher in self.lock().by_session.values().flat_map(BTreeMap::values) {
-            let afar = watcher.afar.lock().unwrap_or_else(PoisonError::into_inner);
-            if messages.iter().any(|number| afar.contains(number)) {
-                watcher.wake.notify_one();
+        for watched in self.lock().by_session.values() {
+            let concerned = {
+                let afar = watched.afar();
+                messages.iter().any(|number| afar.contains(number))
+            };
+            if concerned {
+                watched.wake();
             }
         }
     }
@@ -94,25 +117,29 @@ impl Watchers {
         self.count.load(Relaxed) == 0
     }
 
-    fn add(&self, session: &str) -> Result<(u64, Arc<Watcher>), Error> {
+    /// `limited`: not the operator, whom nobody keeps from looking.
+    fn add(&self, session: &str, limited: bool) -> Result<(u64, Arc<Watched>, Arc<Notify>), Error> {
         let mut open = self.lock();
-        if self.count.load(Relaxed) >= WATCHERS_MAX {
+        if limited && self.count.load(Relaxed) >= WATCHERS_MAX {
             return Err(Error::exhausted(format!("{WATCHERS_MAX} streams watch sessions already")));
         }
         self.count.fetch_add(1, Relaxed);
         open.next += 1;
-        let (id, watcher) = (open.next, Arc::new(Watcher::default()));
-        open.by_session.entry(session.to_owned()).or_default().insert(id, watcher.clone());
-        Ok((id, watcher))
+        let (id, wake) = (open.next, Arc::new(Notify::new()));
+        let watched = open.by_session.entry(session.to_owned()).or_default().clone();
+        watched.wakes().insert(id, wake.clone());
+        Ok((id, watched, wake))
     }
 
     fn remove(&self, session: &str, id: u64) {
         let mut open = self.lock();
-        if let Some(watchers) = open.by_session.get_mut(session) {
-            self.count.fetch_sub(usize::from(watchers.remove(&id).is_some()), Relaxed);
-            if watchers.is_empty() {
-                open.by_session.remove(session);
-            }
+        let Some(watched) = open.by_session.get(session) else { return };
+        let mut wakes = watched.wakes();
+        self.count.fetch_sub(usize::from(wakes.remove(&id).is_some()), Relaxed);
+        let last = wakes.is_empty();
+        drop(wakes);
+        if last {
+            open.by_session.remove(session);
         }
     }
 }
@@ -122,7 +149,8 @@ struct Watch {
     caller: Caller,
     session: String,
     id: u64,
-    watcher: Arc<Watcher>,
+    watched: Arc<Watched>,
+    wake: Arc<Notify>,
     /// What its client has; `None`: nothing yet.
     told: Option<Told>,
     /// Not to be read before.
@@ -147,8 +175,10 @@ impl Drop for Watch {
 impl Relay {
     pub(super) fn watch(&self, caller: Caller, session: String) -> Result<ViewStream, Error> {
         self.visible(&caller, &session)?;
-        let (id, watcher) = self.0.watchers.add(&session)?;
-        let watch = Watch { relay: self.clone(), caller, session, id, watcher, told: None, next_at: Instant::now() };
+        let limited = !matches!(caller, Caller::Operator);
+        let (id, watched, wake) = self.0.watchers.add(&session, limited)?;
+        let (relay, told, next_at) = (self.clone(), None, Instant::now());
+        let watch = Watch { relay, caller, session, id, watched, wake, told, next_at };
         Ok(Box::pin(stream::unfold(Some(watch), |watch| async {
             let mut watch = watch?;
             match watch.next().await {
@@ -160,8 +190,7 @@ impl Relay {
 
     /// A session as it is now, and the messages that parties elsewhere have not
     /// done with.
-    async fn view(&self, caller: &Caller, session: &str) -> Result<(wire::View, HashSet<u64>), Error> {
-        let members = self.visible(caller, session)?;
+    async fn view(&self, members: Members, session: &str) -> Result<(wire::View, HashSet<u64>), Error> {
         let (mut messages, cut) = self.0.store.session_messages(session, MESSAGES, DELIVERIES).await?;
         self.add_passing(&mut messages);
         let open = |message: &&SessionMessage| {
@@ -250,25 +279,45 @@ impl Named<'_> {
 impl Watch {
     async fn next(&mut self) -> Result<wire::View, Error> {
         loop {
-            if self.told.is_some() {
-                self.wait().await?;
-            }
-            let (view, afar) = self.relay.view(&self.caller, &self.session).await?;
+            let fresh = match self.told {
+                None => Instant::now(),
+                Some(_) => self.wait().await?,
+            };
+            let view = self.read(fresh).await?;
             self.next_at = Instant::now() + PAUSE;
-            *self.watcher.afar.lock().unwrap_or_else(PoisonError::into_inner) = afar;
-            if let Some(news) = self.news(view) {
+            if let Some(news) = self.news(wire::View::clone(&view)) {
                 return Ok(news);
             }
         }
     }
 
-    async fn wait(&self) -> Result<(), Error> {
+    /// Waits for news; returns since when a view must be to have them.
+    async fn wait(&self) -> Result<Instant, Error> {
         let woken = async {
-            let _ = timeout(LOOK_EVERY, self.watcher.wake.notified()).await;
+            let woken = timeout(LOOK_EVERY, self.wake.notified()).await.is_ok();
+            let now = Instant::now();
             sleep_until(self.next_at).await;
+            if woken { now } else { now - LOOK_EVERY / 2 }
         };
         let stopped = || Error::unavailable("the node stops; watch again");
         self.relay.0.stop.run_until_cancelled(woken).await.ok_or_else(stopped)
+    }
+
+    /// A view begun at this moment or later: another stream's, or a new one.
+    async fn read(&self, fresh: Instant) -> Result<Arc<wire::View>, Error> {
+        let members = self.relay.visible(&self.caller, &self.session)?;
+        let mut last = self.watched.view.lock().await;
+        if let Some((at, view)) = &*last
+            && *at >= fresh
+        {
+            return Ok(view.clone());
+        }
+        let at = Instant::now();
+        let (view, afar) = self.relay.view(members, &self.session).await?;
+        *self.watched.afar() = afar;
+        let view = Arc::new(view);
+        *last = Some((at, view.clone()));
+        Ok(view)
     }
 
     /// What its client does not have yet; `None`: nothing.

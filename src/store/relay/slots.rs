@@ -18,6 +18,9 @@ use crate::{
 use sqlx::SqliteConnection;
 use std::{collections::HashMap, sync::LazyLock};
 
+/// Slots of one digest that are looked at for one with a proof.
+const LOOKED_AT: usize = 64;
+
 /// What this node accepted, as it stands in the chain.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SlotRow {
@@ -95,8 +98,12 @@ macro_rules! select_slots {
 
 pub(super) const PAGE: &str = select_slots!("WHERE t.session = $1 AND t.position > $2 ORDER BY t.position LIMIT $3");
 pub(super) const LAST: &str = select_slots!("WHERE t.session = $1 ORDER BY t.position DESC LIMIT 1");
-pub(super) const CLAIMED: &str =
-    select_slots!("WHERE t.session = $1 AND t.claim = $2 ORDER BY t.claim, t.digest, t.position LIMIT $3");
+/// The next digest after $3.
+pub(super) const CLAIMED: &str = select_slots!(
+    "WHERE t.session = $1 AND t.claim = $2 AND t.digest =
+       (SELECT min(n.digest) FROM slot n WHERE n.session = $1 AND n.claim = $2 AND n.digest > $3)
+     ORDER BY t.position LIMIT $4"
+);
 /// One look for each session, however many slots it has.
 const HEADS: &str = "WITH RECURSIVE s (session) AS (
        SELECT min(session) FROM slot
@@ -127,16 +134,33 @@ impl Store {
         found.map(slot).transpose()
     }
 
-    /// The slots with a claim, one digest after the other; at most `limit`.
-    pub async fn claimed(&self, session: &str, claim: &[u8; 16], limit: usize) -> Result<Vec<SlotRow>, Error> {
-        let found: Vec<SlotColumns> = sqlx::query_as(CLAIMED)
-            .bind(session)
-            .bind(&claim[..])
-            .bind(count(limit))
-            .fetch_all(&self.readers)
-            .await
-            .map_err(error)?;
-        found.into_iter().map(slot).collect()
+    /// The first slots with each of the first digests under a claim: those with a
+    /// proof before those without, `each` at most of `digests` at most.
+    pub async fn claimed(
+        &self,
+        session: &str,
+        claim: &[u8; 16],
+        digests: usize,
+        each: usize,
+    ) -> Result<Vec<SlotRow>, Error> {
+        let (mut found, mut after) = (Vec::new(), Vec::new());
+        for _ in 0..digests {
+            let rows: Vec<SlotColumns> = sqlx::query_as(CLAIMED)
+                .bind(session)
+                .bind(&claim[..])
+                .bind(after.as_slice())
+                .bind(count(LOOKED_AT))
+                .fetch_all(&self.readers)
+                .await
+                .map_err(error)?;
+            let Some(first) = rows.first() else { break };
+            after.clone_from(&first.digest);
+            let mut rows = rows.into_iter().map(slot).collect::<Result<Vec<_>, _>>()?;
+            rows.sort_by_key(|row| row.proof.is_none());
+            rows.truncate(each);
+            found.append(&mut rows);
+        }
+        Ok(found)
     }
 
     /// Equivocations of one session, or of all, after a number; at most `limit`.

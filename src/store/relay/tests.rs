@@ -868,7 +868,7 @@ async fn pages_are_found_by_index_and_sorted_by_none() {
         (retention::OVER, "SEARCH message USING INDEX message_over (expires_at<?)"),
         (slots::PAGE, "SEARCH t USING PRIMARY KEY (session=? AND position>?)"),
         (slots::LAST, "SEARCH t USING PRIMARY KEY (session=?)"),
-        (slots::CLAIMED, "SEARCH t USING INDEX slot_claim (session=? AND claim=?)"),
+        (slots::CLAIMED, "SEARCH t USING INDEX slot_claim (session=? AND claim=? AND digest=?)"),
         (progress::MESSAGES, "SEARCH t USING PRIMARY KEY (session=?)"),
         (retention::FREEABLE, "SCAN message USING INDEX message_freeable"),
     ];

@@ -109,9 +109,14 @@ async fn a_claim_with_two_digests_is_an_equivocation_and_said_once() {
     assert_eq!(store.equivocations(Some("t"), 0, 9).await.unwrap(), []);
     assert_eq!(store.equivocations(None, 1, 9).await.unwrap(), []);
     assert_eq!(store.newest_equivocation().await.unwrap(), 1);
-    let claimed = store.claimed("s", &[9; 16], 9).await.unwrap();
-    let digests: Vec<_> = claimed.iter().map(|slot| (slot.digest[0], slot.position)).collect();
-    assert_eq!(digests, [(4, 3), (5, 1), (5, 2), (5, 5), (6, 4)]);
+    let claimed = async |digests, each| {
+        let found = store.claimed("s", &[9; 16], digests, each).await.unwrap();
+        found.iter().map(|slot| (slot.digest[0], slot.position)).collect::<Vec<_>>()
+    };
+    assert_eq!(claimed(9, 9).await, [(4, 3), (5, 1), (5, 2), (5, 5), (6, 4)]);
+    // However often one payload is repeated, the others are found.
+    assert_eq!(claimed(9, 1).await, [(4, 3), (5, 1), (6, 4)]);
+    assert_eq!(claimed(2, 2).await, [(4, 3), (5, 1), (5, 2)]);
     // Two in one commit.
     let ops =
         [7, 8].map(|n| route(NewMessage { session: "u".into(), ..claiming(n, "e", u8::try_from(n).unwrap()) }, &[]));
@@ -128,6 +133,13 @@ async fn proofs_are_kept_as_they_were_given() {
     store.submit(route(said(2, "b"), &[])).await.unwrap();
     let proofs: Vec<_> = check(&store, "s").await.into_iter().map(|slot| slot.proof).collect();
     assert_eq!(proofs, [Some(proof), None]);
+    // What is proven is found first.
+    store.submit(route(claiming(3, "c", 1), &[])).await.unwrap();
+    let mut proven = claiming(4, "d", 1);
+    proven.slot.proof = Some(proof);
+    store.submit(route(proven, &[])).await.unwrap();
+    let found = store.claimed("s", &[9; 16], 9, 1).await.unwrap();
+    assert_eq!(found.iter().map(|slot| slot.position).collect::<Vec<_>>(), [4]);
 }
 
 #[tokio::test]
