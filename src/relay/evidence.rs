@@ -111,7 +111,7 @@ impl Slot {
     /// What goes to the store. `proof`: of a broadcast.
     pub fn stored(&self, proof: Option<Proof>) -> NewSlot {
         let proof = proof.map(|proof| proof.to_bytes());
-        NewSlot { entry: self.entry(), digest: self.digest, claim: self.claim(), proof }
+        NewSlot { entry: self.entry().into(), digest: self.digest, claim: self.claim(), proof }
     }
 }
 

@@ -21,7 +21,10 @@ use pillarbox::{
     store::Op,
 };
 use sha2::{Digest, Sha256};
-use std::{collections::BTreeMap, time::Duration};
+use std::{
+    collections::BTreeMap,
+    time::{Duration, Instant},
+};
 use tokio::time::timeout;
 use tonic::{
     Code, Request, Status, Streaming,
@@ -103,6 +106,9 @@ struct Watched {
 impl Watched {
     async fn next(&mut self) -> Result<(), Status> {
         let view = timeout(LONG, self.views.message()).await.expect("no view came")?.expect("the stream ended");
+        if view.whole {
+            self.parts.clear();
+        }
         for round in &view.rounds {
             self.parts.retain(|(of, _), _| *of != round.round);
             self.parts.extend(round.parties.iter().map(|part| ((round.round, part.party.clone()), part.clone())));
@@ -178,8 +184,20 @@ async fn a_watch_says_who_is_waited_for_in_which_round() {
     here.until(&[(2, &bob_there, "acknowledgement")]).await;
     assert!(!here.last.whole && here.last.rounds.iter().all(|round| round.round == 2), "only what changed");
     assert_eq!(here.last.messages, 3);
+    // Many changes are few views.
+    let (since, mut views) = (Instant::now(), 0);
+    for round in 3..63 {
+        say(&bob, round, "more", &[], b"m").await;
+    }
+    while there.last.messages < 63 {
+        there.next().await.unwrap();
+        views += 1;
+    }
+    let most = since.elapsed().as_millis() / 250 + 2;
+    assert!(views <= most, "{views} views, {most} at most");
+    eventually!(at_a.list("", 0).await.unwrap()[0].messages == 63);
     let listed = at_a.list("", 0).await.unwrap().remove(0);
-    assert_eq!((listed.messages, listed.round, listed.parties, listed.settled), (3, 2, 2, true));
+    assert_eq!((listed.messages, listed.round, listed.parties, listed.settled), (63, 62, 2, true));
     assert!(listed.active_at > 0 && listed.expires_at > listed.active_at);
 }
 

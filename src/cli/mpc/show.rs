@@ -37,6 +37,9 @@ fn print(view: &View, known: &mut Known, out: &mut Out) -> Result<(), Failure> {
     if out.json() {
         return out.object(&view::View::from(view));
     }
+    if view.whole {
+        *known = Known::default();
+    }
     known.parties.extend(view.parties.iter().map(|party| (party.party.clone(), party.clone())));
     known.rounds.extend(view.rounds.iter().map(|round| (round.round, round.clone())));
     match view.whole {

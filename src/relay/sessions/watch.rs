@@ -166,6 +166,16 @@ struct Told {
     equivocations: usize,
 }
 
+impl Told {
+    /// A party or round is gone: that cannot be said but by the whole.
+    fn has_more_than(&self, view: &wire::View) -> bool {
+        let parties: HashSet<&str> = view.parties.iter().map(|party| party.party.as_str()).collect();
+        let rounds: HashSet<i32> = view.rounds.iter().map(|round| round.round).collect();
+        self.parties.keys().any(|party| !parties.contains(party.as_str()))
+            || self.rounds.keys().any(|round| !rounds.contains(round))
+    }
+}
+
 impl Drop for Watch {
     fn drop(&mut self) {
         self.relay.0.watchers.remove(&self.session, self.id);
@@ -297,7 +307,7 @@ impl Watch {
             let woken = timeout(LOOK_EVERY, self.wake.notified()).await.is_ok();
             let now = Instant::now();
             sleep_until(self.next_at).await;
-            if woken { now } else { now - LOOK_EVERY / 2 }
+            if woken { now } else { now.checked_sub(LOOK_EVERY / 2).unwrap_or(now) }
         };
         let stopped = || Error::unavailable("the node stops; watch again");
         self.relay.0.stop.run_until_cancelled(woken).await.ok_or_else(stopped)
@@ -322,6 +332,9 @@ impl Watch {
 
     /// What its client does not have yet; `None`: nothing.
     fn news(&mut self, mut view: wire::View) -> Option<wire::View> {
+        if self.told.as_ref().is_some_and(|told| told.has_more_than(&view)) {
+            self.told = None;
+        }
         let first = self.told.is_none();
         let told = self.told.get_or_insert_default();
         view.whole = first;

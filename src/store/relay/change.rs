@@ -77,7 +77,7 @@ pub struct NewMessage {
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct NewSlot {
     /// Hashed between the session and the digest.
-    pub entry: Vec<u8>,
+    pub entry: Bytes,
     /// Of the payload.
     pub digest: [u8; 32],
     /// Two digests under one claim are an equivocation; `None`: it claims nothing.

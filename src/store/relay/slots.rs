@@ -98,14 +98,16 @@ macro_rules! select_slots {
 
 pub(super) const PAGE: &str = select_slots!("WHERE t.session = $1 AND t.position > $2 ORDER BY t.position LIMIT $3");
 pub(super) const LAST: &str = select_slots!("WHERE t.session = $1 ORDER BY t.position DESC LIMIT 1");
-/// The next digest after $3.
-pub(super) const CLAIMED: &str = select_slots!(
-    "WHERE t.session = $1 AND t.claim = $2 AND t.digest =
+/// The next digest after $3. The planner would rather walk the whole chain, which
+/// has the order too.
+pub(super) const CLAIMED: &str =
+    "SELECT t.session, t.position, t.message, m.accepted_at, t.before, t.entry, t.digest, t.proof
+     FROM slot t INDEXED BY slot_claim LEFT JOIN message m ON m.number = t.message
+     WHERE t.session = $1 AND t.claim = $2 AND t.digest =
        (SELECT min(n.digest) FROM slot n WHERE n.session = $1 AND n.claim = $2 AND n.digest > $3)
-     ORDER BY t.position LIMIT $4"
-);
+     ORDER BY t.position LIMIT $4";
 /// One look for each session, however many slots it has.
-const HEADS: &str = "WITH RECURSIVE s (session) AS (
+pub(super) const HEADS: &str = "WITH RECURSIVE s (session) AS (
        SELECT min(session) FROM slot
        UNION ALL
        SELECT (SELECT min(session) FROM slot WHERE slot.session > s.session) FROM s WHERE s.session IS NOT NULL
@@ -201,6 +203,16 @@ pub(in crate::store) async fn heads(connection: &mut SqliteConnection) -> Result
     heads.map(Heads::new).map_err(|error| sqlx::Error::Decode(error.into()))
 }
 
+/// A claim whose digest is not that of one before.
+const TWICE_HEAD: &str = "WITH new (session, claim, digest, position, entry) AS (VALUES";
+const TWICE_ROW: &str = "(?, ?, ?, ?, ?)";
+const TWICE_TAIL: &str = ") INSERT INTO equivocation (session, claim, entry) SELECT session, claim, entry FROM new
+     WHERE EXISTS (SELECT 1 FROM slot t WHERE t.session = new.session AND t.claim = new.claim
+       AND t.digest < new.digest AND +t.position < new.position)
+     OR EXISTS (SELECT 1 FROM slot t WHERE t.session = new.session AND t.claim = new.claim
+       AND t.digest > new.digest AND +t.position < new.position)
+     ON CONFLICT DO NOTHING";
+
 pub(super) fn insert(script: &mut Script, batch: &Batch<'_>) {
     static LOCAL: LazyLock<ManyRows> = LazyLock::new(|| {
         ManyRows::new(
@@ -218,26 +230,13 @@ pub(super) fn insert(script: &mut Script, batch: &Batch<'_>) {
              digest, claim, proof FROM new",
         )
     });
-    static TWICE: LazyLock<ManyRows> = LazyLock::new(|| {
-        ManyRows::new(
-            "WITH new (session, claim, digest, position, entry) AS (VALUES",
-            "(?, ?, ?, ?, ?)",
-            ") INSERT INTO equivocation (session, claim, entry) SELECT session, claim, entry FROM new
-             WHERE EXISTS (SELECT 1 FROM slot t
-               WHERE t.session = new.session AND t.claim = new.claim AND t.digest < new.digest
-               AND t.position < new.position)
-             OR EXISTS (SELECT 1 FROM slot t
-               WHERE t.session = new.session AND t.claim = new.claim AND t.digest > new.digest
-               AND t.position < new.position)
-             ON CONFLICT DO NOTHING",
-        )
-    });
+    static TWICE: LazyLock<ManyRows> = LazyLock::new(|| ManyRows::new(TWICE_HEAD, TWICE_ROW, TWICE_TAIL));
     let (local, remote): (Vec<&Message>, Vec<&Message>) = batch.messages.iter().partition(|message| message.is_local());
     for (many, rows) in [(&LOCAL, local), (&REMOTE, remote)] {
         many.write(script, &rows, |script, row| {
             let (new, slot) = (&row.new, &row.new.slot);
             script.bind(new.session.clone()).bind(bits(row.position)).bind(bits(new.number)).bind(row.before.to_vec());
-            script.bind(slot.entry.clone()).bind(slot.digest.to_vec());
+            script.bind(slot.entry.to_vec()).bind(slot.digest.to_vec());
             script.bind(slot.claim.map(|claim| claim.to_vec())).bind(slot.proof.map(|proof| proof.to_vec()));
         });
     }
@@ -245,7 +244,7 @@ pub(super) fn insert(script: &mut Script, batch: &Batch<'_>) {
     TWICE.write(script, &claims, |script, (row, claim)| {
         let slot = &row.new.slot;
         script.bind(row.new.session.clone()).bind(claim.to_vec()).bind(slot.digest.to_vec());
-        script.bind(bits(row.position)).bind(slot.entry.clone());
+        script.bind(bits(row.position)).bind(slot.entry.to_vec());
     });
 }
 

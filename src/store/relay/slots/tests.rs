@@ -17,7 +17,7 @@ use crate::{
 const LATER: Millis = Millis(i64::MAX);
 
 fn slot(entry: &str, digest: u8) -> NewSlot {
-    NewSlot { entry: entry.into(), digest: [digest; 32], claim: None, proof: None }
+    NewSlot { entry: bytes::Bytes::copy_from_slice(entry.as_bytes()), digest: [digest; 32], claim: None, proof: None }
 }
 
 fn claiming(number: u64, entry: &str, digest: u8) -> NewMessage {
@@ -187,6 +187,27 @@ async fn a_session_takes_its_chain_along_and_begins_anew() {
     // A number is not given twice: who reads after the first one finds the next.
     store.submit(route(claiming(4, "d", 4), &[])).await.unwrap();
     assert_eq!(store.equivocations(None, 1, 9).await.unwrap().len(), 1);
+}
+
+#[tokio::test]
+async fn a_contradiction_is_found_by_the_index_of_claims() {
+    let (_dir, store) = store().await;
+    let explain = sqlx::AssertSqlSafe(format!("EXPLAIN QUERY PLAN {TWICE_HEAD} {TWICE_ROW}{TWICE_TAIL}"));
+    let steps: Vec<(i64, i64, i64, String)> = sqlx::query_as(explain).fetch_all(&store.readers).await.unwrap();
+    let steps: Vec<_> = steps.into_iter().map(|(.., step)| step).filter(|step| step.contains(" t ")).collect();
+    let looked_for =
+        |sign| format!("SEARCH t USING COVERING INDEX slot_claim (session=? AND claim=? AND digest{sign}?)");
+    assert_eq!(steps, [looked_for('<'), looked_for('>')]);
+}
+
+#[tokio::test]
+async fn the_heads_are_found_without_reading_the_chains() {
+    let (_dir, store) = store().await;
+    let explain = sqlx::AssertSqlSafe(format!("EXPLAIN QUERY PLAN {HEADS}"));
+    let steps: Vec<(i64, i64, i64, String)> = sqlx::query_as(explain).fetch_all(&store.readers).await.unwrap();
+    let steps: Vec<_> = steps.into_iter().map(|(.., step)| step).collect();
+    assert!(steps.contains(&"SEARCH t USING PRIMARY KEY (session=? AND position=?)".to_owned()), "{steps:#?}");
+    assert!(!steps.iter().any(|step| step.starts_with("SCAN t") || step.starts_with("SCAN slot")), "{steps:#?}");
 }
 
 #[tokio::test]
