@@ -649,3 +649,33 @@ async fn another_payload_under_a_known_id_is_not_delivered_and_is_evidence() {
     assert!(evidence.equivocation);
     assert_eq!(verify(&[printed(&evidence)], &a.key.to_string()).1["equivocation"], true);
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_broadcast_signed_under_a_former_name_is_taken() {
+    let (a, mut b) = two().await;
+    let bob_there = at("bob", &b);
+    Party::service(&a).await.publish(announcement("s", &["alice", &bob_there])).await.unwrap();
+    eventually!(Observer::of(&b, "service:x").await.names().await == ["s"]);
+    b.stop().await;
+    let (alice, before) = (Party::of(&a, "alice").await, at("alice", &a));
+    say(&alice, 1, "commit", &[], b"signed before").await;
+    let now = a.id.as_str().replace("localhost", "127.0.0.1");
+    a.federation().rename(now.parse().unwrap()).await.unwrap();
+    say(&alice, 2, "commit", &[], b"signed after").await;
+    b.start_again().await;
+    let mut messages = Party::of(&b, "bob").await.subscribe("s").await.unwrap();
+    for (payload, sender) in
+        [(&b"signed before"[..], format!("alice@{now}")), (b"signed after", format!("alice@{now}"))]
+    {
+        let message = messages.next().await.unwrap();
+        assert_eq!((&message.payload[..], message.from_party), (payload, sender));
+    }
+    let observer = Observer::of(&b, "party:bob").await;
+    let senders: Vec<_> =
+        observer.transcript("s").await.unwrap().slots.into_iter().map(|slot| (slot.sender, slot.key)).collect();
+    let key = a.key.as_bytes().to_vec();
+    assert_eq!(senders, [(before.clone(), key.clone().into()), (format!("alice@{now}"), key.into())]);
+    for name in [before, format!("alice@{now}")] {
+        assert_eq!(observer.evidence(1, "commit", &name).await.unwrap().records.len(), 1, "{name}");
+    }
+}

@@ -174,10 +174,10 @@ impl Relay {
         let name = self.name("sender", text)?;
         let ids = match &name.server {
             None => [vec![federation.own_id()], federation.former_ids()].concat(),
-            Some(server) => {
-                let now = federation.peer_of(server).and_then(|peer| federation.server_of(peer));
-                now.into_iter().filter(|now| now != server).chain([server.clone()]).collect()
-            }
+            Some(server) => match federation.peer(server) {
+                Ok(peer) => [vec![peer.server_id()], federation.former_ids_of(&peer)].concat(),
+                Err(_) => vec![server.clone()],
+            },
         };
         Ok(ids.iter().map(|id| names::show(&name.name, Some(id))).collect())
     }

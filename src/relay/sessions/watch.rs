@@ -63,8 +63,9 @@ struct Open {
 struct Watched {
     /// One for each stream.
     wakes: Mutex<BTreeMap<u64, Arc<Notify>>>,
-    /// Messages in its view that parties elsewhere have not done with.
-    afar: Mutex<HashSet<u64>>,
+    /// Messages in its view that parties elsewhere have not done with; `None`
+    /// while it is made.
+    afar: Mutex<Option<HashSet<u64>>>,
     /// The last view, and when it was begun; made once for all streams.
     view: tokio::sync::Mutex<Option<(Instant, Arc<wire::View>)>>,
 }
@@ -74,7 +75,7 @@ impl Watched {
         self.wakes.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn afar(&self) -> MutexGuard<'_, HashSet<u64>> {
+    fn afar(&self) -> MutexGuard<'_, Option<HashSet<u64>>> {
         self.afar.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -105,7 +106,7 @@ impl Watchers {
         for watched in self.lock().by_session.values() {
             let concerned = {
                 let afar = watched.afar();
-                messages.iter().any(|number| afar.contains(number))
+                afar.as_ref().is_none_or(|afar| messages.iter().any(|number| afar.contains(number)))
             };
             if concerned {
                 watched.wake();
@@ -323,8 +324,9 @@ impl Watch {
             return Ok(view.clone());
         }
         let at = Instant::now();
+        *self.watched.afar() = None;
         let (view, afar) = self.relay.view(members, &self.session).await?;
-        *self.watched.afar() = afar;
+        *self.watched.afar() = Some(afar);
         let view = Arc::new(view);
         *last = Some((at, view.clone()));
         Ok(view)

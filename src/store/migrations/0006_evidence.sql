@@ -18,10 +18,12 @@ CREATE TABLE slot (
     -- should be one digest only.
     claim    BLOB,
     -- Of a broadcast: the key of its sender's node, and that node's signature.
-    proof    BLOB,
-    PRIMARY KEY (session, position)
-) STRICT, WITHOUT ROWID;
-CREATE INDEX slot_claim ON slot (session, claim, digest) WHERE claim IS NOT NULL;
+    proof    BLOB
+) STRICT;
+-- Beside the rows, not their order: many sessions at once would write a page
+-- of large rows for each, where here it is one of small entries.
+CREATE UNIQUE INDEX slot_chain ON slot (session, position);
+CREATE INDEX slot_claim ON slot (session, claim, digest, position) WHERE claim IS NOT NULL;
 
 -- Claims with more than one digest; as long as their session. No number is
 -- given twice: who reads after one misses none.

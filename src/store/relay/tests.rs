@@ -866,10 +866,10 @@ async fn pages_are_found_by_index_and_sorted_by_none() {
         (events::PARTY_PAGE, "MERGE (UNION ALL)"),
         (retention::DUE, "SEARCH message USING INDEX message_due (expires_at<?)"),
         (retention::OVER, "SEARCH message USING INDEX message_over (expires_at<?)"),
-        (slots::PAGE, "SEARCH t USING PRIMARY KEY (session=? AND position>?)"),
-        (slots::LAST, "SEARCH t USING PRIMARY KEY (session=?)"),
+        (slots::PAGE, "SEARCH t USING INDEX slot_chain (session=? AND position>?)"),
+        (slots::LAST, "SEARCH t USING INDEX slot_chain (session=?)"),
         (slots::CLAIMED, "SEARCH t USING INDEX slot_claim (session=? AND claim=? AND digest=?)"),
-        (progress::MESSAGES, "SEARCH t USING PRIMARY KEY (session=?)"),
+        (progress::MESSAGES, "SEARCH t USING INDEX slot_chain (session=?)"),
         (retention::FREEABLE, "SCAN message USING INDEX message_freeable"),
     ];
     for (sql, expected) in plans {
