@@ -19,6 +19,7 @@ mod notify;
 mod presence;
 pub mod progress;
 mod reader;
+mod room;
 pub mod router;
 mod routing;
 mod service;
@@ -47,6 +48,7 @@ use events::EventSubscription;
 use names::Name;
 use presence::Presence;
 use reader::Subscription;
+use room::Rooms;
 use router::{Limits, Router, Saved};
 use routing::Underway;
 use sessions::Watchers;
@@ -86,6 +88,7 @@ struct Inner {
     notifier: Notifier,
     streams: Mutex<Streams>,
     watchers: Watchers,
+    rooms: Rooms,
     underway: Underway,
     /// Handed to subscribers, not yet written.
     passing: Mutex<Passing>,
@@ -157,6 +160,7 @@ impl Relay {
             notifier,
             streams: Mutex::new(Streams::new()),
             watchers: Watchers::default(),
+            rooms: Rooms::default(),
             underway: Underway::default(),
             passing: Mutex::default(),
             newest: AtomicU64::new(newest),
