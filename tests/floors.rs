@@ -40,13 +40,17 @@ const PURE: &[&str] = &[
     "client/backoff.rs",
     "client/seen.rs",
     "federation/delivery.rs",
+    "relay/evidence.rs",
     "relay/notify/rule.rs",
+    "relay/progress.rs",
     "relay/router.rs",
     "relay/router/names.rs",
     "relay/router/quota.rs",
+    "relay/router/view.rs",
     "relay/subscriptions.rs",
     "relay/window.rs",
     "chat/topic.rs",
+    "store/relay/chain.rs",
 ];
 const IMPURE: &[&str] = &[
     "tokio",

@@ -277,6 +277,7 @@ impl Relay {
     /// Wakes the streams an event concerns; returns how many. The parties that
     /// it names are told elsewhere if they are away.
     pub(super) fn wake_events(&self, session: &str, kind: &str, local: Option<&[String]>) -> usize {
+        self.0.watchers.changed(session);
         self.notify(session, Notice::Event, local.unwrap_or_default().iter().map(String::as_str));
         self.concerned(kind, local, |subscription| subscription.wake.notify_one())
     }

@@ -6,19 +6,24 @@
 //! events and states of parties on other servers travel as parcels over the
 //! postbox. Who may send to whom is the word of `router.rs`, repeats that of
 //! `window.rs`, who reads what that of `subscriptions.rs`; all three are pure.
+//! What is hashed and signed stands in `evidence.rs`, how far a session is in
+//! `progress.rs`, pure too.
 
 mod config;
 mod events;
+pub mod evidence;
 mod janitor;
 mod letters;
 mod names;
 mod notify;
 mod presence;
+pub mod progress;
 mod reader;
 mod room;
 pub mod router;
 mod routing;
 mod service;
+mod sessions;
 mod status;
 pub mod subscriptions;
 pub mod window;
@@ -26,10 +31,12 @@ pub mod window;
 pub use config::Config;
 pub use notify::{Config as NotifyConfig, Hidden, Notifier};
 pub use service::{PAYLOAD_MAX, Service};
+pub use sessions::{Service as SessionsService, operator_service as operator_sessions};
 
 use crate::{
     error::Error,
     federation::Federation,
+    identity::node_key::NodeKey,
     metrics::Metrics,
     store::{
         Change, Store,
@@ -44,6 +51,7 @@ use reader::Subscription;
 use room::Rooms;
 use router::{Limits, Router, Saved};
 use routing::Underway;
+use sessions::Watchers;
 use status::Passing;
 use std::{
     collections::{BTreeSet, HashMap},
@@ -73,11 +81,13 @@ pub struct Relay(Arc<Inner>);
 struct Inner {
     config: Config,
     store: Store,
+    key: NodeKey,
     metrics: Metrics,
     router: Mutex<Router>,
     presence: Mutex<Presence>,
     notifier: Notifier,
     streams: Mutex<Streams>,
+    watchers: Watchers,
     rooms: Rooms,
     underway: Underway,
     /// Handed to subscribers, not yet written.
@@ -90,6 +100,9 @@ struct Inner {
     full: Notify,
     freeing: Notify,
     reporting: Notify,
+    comparing: Notify,
+    /// The newest equivocation when the node started.
+    compared: u64,
     stop: CancellationToken,
     tasks: TaskTracker,
 }
@@ -123,6 +136,7 @@ impl Relay {
     pub async fn open_on(
         config: Config,
         store: Store,
+        key: NodeKey,
         metrics: Metrics,
         notifier: Notifier,
         stop: CancellationToken,
@@ -142,15 +156,17 @@ impl Relay {
         let stored = stored.map(|row| (row.session, PartyRef { peer: row.origin, name: row.sender }, row.bytes));
         let router = Router::new(limits, config.retention, saved.collect(), stored);
         let presence = Presence::new(store.parties().await?, store.newest_event().await?);
-        let newest = store.newest_message().await?;
+        let (newest, compared) = (store.newest_message().await?, store.newest_equivocation().await?);
         Ok(Self(Arc::new(Inner {
             config,
             store,
+            key,
             metrics,
             router: Mutex::new(router),
             presence: Mutex::new(presence),
             notifier,
             streams: Mutex::new(Streams::new()),
+            watchers: Watchers::default(),
             rooms: Rooms::default(),
             underway: Underway::default(),
             passing: Mutex::default(),
@@ -160,6 +176,8 @@ impl Relay {
             full: Notify::new(),
             freeing: Notify::new(),
             reporting: Notify::new(),
+            comparing: Notify::new(),
+            compared,
             stop,
             tasks: TaskTracker::new(),
         })))
@@ -174,6 +192,7 @@ impl Relay {
         self.0.tasks.spawn(self.clone().free());
         self.0.tasks.spawn(self.clone().sweep());
         self.0.tasks.spawn(self.clone().report());
+        self.0.tasks.spawn(self.clone().compare(self.0.compared));
         if !self.0.notifier.is_off() {
             self.0.tasks.spawn(self.clone().notify_all());
         }

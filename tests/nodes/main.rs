@@ -8,6 +8,7 @@ mod common;
 mod client;
 mod crowd;
 mod doors;
+mod evidence;
 mod faults;
 mod hrpc;
 mod input;

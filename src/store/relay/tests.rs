@@ -20,7 +20,7 @@ const M: u64 = 1 << 60;
 const N: u64 = M + 1;
 const O: u64 = M + 2;
 
-fn new_message(number: u64) -> NewMessage {
+pub(super) fn new_message(number: u64) -> NewMessage {
     NewMessage {
         number,
         origin: PeerId::SELF,
@@ -34,10 +34,11 @@ fn new_message(number: u64) -> NewMessage {
         accepted_at: Millis(100),
         expires_at: LATER,
         body: Bytes::from_static(b"body"),
+        slot: NewSlot::default(),
     }
 }
 
-fn remote(number: u64, id: &str) -> NewMessage {
+pub(super) fn remote(number: u64, id: &str) -> NewMessage {
     NewMessage { origin: PEER, remote_id: Some(id.into()), ..new_message(number) }
 }
 
@@ -45,7 +46,7 @@ fn party(peer: PeerId, name: &str) -> PartyRef {
     PartyRef { peer, name: name.into() }
 }
 
-fn bob() -> PartyRef {
+pub(super) fn bob() -> PartyRef {
     party(PeerId::SELF, "bob")
 }
 
@@ -54,7 +55,7 @@ fn afar() -> PartyRef {
 }
 
 /// The message and its deliveries, as one op.
-fn route(new: NewMessage, to: &[PartyRef]) -> Op {
+pub(super) fn route(new: NewMessage, to: &[PartyRef]) -> Op {
     let mut op = Op::from(Change::Message(new.into()));
     to.iter().for_each(|party| op.push(Change::Deliver { party: party.clone() }.into()));
     op
@@ -934,6 +935,10 @@ async fn pages_are_found_by_index_and_sorted_by_none() {
         (waiting::MESSAGE_WAITS, "SEARCH delivery USING INDEX delivery_open_session (party=? AND session=?)"),
         (retention::DUE, "SEARCH message USING INDEX message_due (expires_at<?)"),
         (retention::OVER, "SEARCH message USING INDEX message_over (expires_at<?)"),
+        (slots::PAGE, "SEARCH t USING INDEX slot_chain (session=? AND position>?)"),
+        (slots::LAST, "SEARCH t USING INDEX slot_chain (session=?)"),
+        (slots::CLAIMED, "SEARCH t USING INDEX slot_claim (session=? AND claim=? AND digest=?)"),
+        (progress::MESSAGES, "SEARCH t USING INDEX slot_chain (session=?)"),
         (retention::FREEABLE, "SCAN message USING INDEX message_freeable"),
     ];
     for (sql, expected) in plans {
@@ -1053,8 +1058,14 @@ fn change() -> impl Strategy<Value = Change> {
 
 fn routing() -> impl Strategy<Value = Op> {
     let who = (0..2i64, "[ab]").prop_map(|(peer, name)| party(PeerId(peer), &name));
-    (proptest::option::of("[ij]"), "[st]", (0..9i64, 0..9i64), proptest::collection::vec(who, 0..3), any::<bool>())
-        .prop_map(|(remote_id, session, (accepted_at, expires_at), to, keyed)| {
+    (
+        proptest::option::of("[ij]"),
+        "[st]",
+        (0..9i64, 0..9i64),
+        proptest::collection::vec(who, 0..3),
+        any::<(bool, bool)>(),
+    )
+        .prop_map(|(remote_id, session, (accepted_at, expires_at), to, (keyed, other))| {
             let keyed = keyed && remote_id.is_none();
             let new = NewMessage {
                 origin: if remote_id.is_some() { PEER } else { PeerId::SELF },
@@ -1062,6 +1073,11 @@ fn routing() -> impl Strategy<Value = Op> {
                 session,
                 accepted_at: Millis(accepted_at),
                 expires_at: Millis(expires_at),
+                slot: NewSlot {
+                    digest: [u8::from(other); 32],
+                    claim: (!to.is_empty()).then_some([7; 16]),
+                    ..NewSlot::default()
+                },
                 ..new_message(UNNUMBERED)
             };
             let mut op = route(new, &to);
