@@ -51,6 +51,8 @@ pub struct Delivery {
     pub delivered_at: Option<Millis>,
     pub acknowledged_at: Option<Millis>,
     pub retries: u32,
+    /// Why it failed; empty otherwise.
+    pub error: String,
 }
 
 impl From<Delivery> for MessageDeliveryStatus {
@@ -62,6 +64,7 @@ impl From<Delivery> for MessageDeliveryStatus {
             delivered_at: millis(delivery.delivered_at),
             acknowledged_at: millis(delivery.acknowledged_at),
             retry_count: i32::try_from(delivery.retries).unwrap_or(i32::MAX),
+            error: delivery.error,
         }
     }
 }
@@ -207,6 +210,7 @@ impl Relay {
             delivered_at,
             acknowledged_at: row.finished_at.filter(|_| state == DeliveryState::Acknowledged),
             retries: row.retries.max(passing.map_or(0, |sent| sent.retries)),
+            error: row.error,
         })
     }
 

@@ -2,7 +2,7 @@
 
 Those between servers are in `stock/`, with nothing of this project's own: what
 it adds to a message comes in as unknown fields, as it does at any other server.
-Those that clients speak are the published ones, which have no additions.
+Those that clients speak are the published ones.
 """
 
 import importlib

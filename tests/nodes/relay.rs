@@ -229,6 +229,8 @@ async fn a_failure_the_recipient_tells_is_kept_and_the_first_word_stays() {
     bob.acknowledge(&id, true, "").await.unwrap();
     let states = alice.states(&id).await;
     assert_eq!(states, [("bob".into(), "failed".into()), ("carol".into(), "pending".into())]);
+    let errors: Vec<String> = alice.status(&id).await.unwrap().deliveries.into_iter().map(|row| row.error).collect();
+    assert_eq!(errors, ["bad share", ""]);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
