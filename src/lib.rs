@@ -16,6 +16,7 @@
 #![forbid(unsafe_code)]
 
 pub mod admin;
+pub mod chat;
 pub mod cli;
 pub mod config;
 pub mod demo;

@@ -37,6 +37,14 @@ pub struct Metrics {
     pub deliveries_expired: IntCounter,
     /// Letters of other servers that were refused.
     pub letters_refused: IntCounter,
+    /// Messages that users of this node said in chats.
+    pub chat_messages: IntCounter,
+    /// Of those, what was given up since the home of their chat was away.
+    pub chat_given_up: IntCounter,
+    /// Messages of other servers that their authors' servers never signed.
+    pub chat_forged: IntCounter,
+    /// Letters of chats that were refused.
+    pub chat_letters_refused: IntCounter,
     /// Notifications of parties that are away, by `way` ("mail", "webhook") and
     /// `result` ("sent", "failed", "dropped").
     pub notifications: IntCounterVec,
@@ -108,6 +116,19 @@ impl Metrics {
             letters_refused: plain(
                 "pillarbox_relay_letters_refused_total",
                 "Letters of other servers that the relay refused.",
+            ),
+            chat_messages: plain("pillarbox_chat_messages_total", "Messages that users of this node said in chats."),
+            chat_given_up: plain(
+                "pillarbox_chat_given_up_total",
+                "Messages that were given up since the home of their chat was away for too long.",
+            ),
+            chat_forged: plain(
+                "pillarbox_chat_forged_total",
+                "Messages of chats that the servers of their authors never signed.",
+            ),
+            chat_letters_refused: plain(
+                "pillarbox_chat_letters_refused_total",
+                "Letters about chats that were refused.",
             ),
             notifications: labelled(
                 "pillarbox_relay_notifications_total",

@@ -7,9 +7,10 @@ mod certificate;
 
 use crate::{
     admin::{self, metrics, socket},
+    chat::{self, Chat},
     config::Config,
     error::Error,
-    federation::{Federation, Parts},
+    federation::{Federation, Parts, Takers},
     identity::{node_key::NodeKey, tokens::Tokens, users::Users},
     metrics::Metrics,
     net::{
@@ -44,11 +45,12 @@ use tower::{Layer, Service, ServiceExt};
 
 /// Requests in flight when the node stops.
 const GRACE: Duration = Duration::from_secs(3);
-const SERVICES: [&str; 4] = [
+const SERVICES: [&str; 5] = [
     "protocol.sync.v1.PostboxService",
     "protocol.auth.v1.AuthService",
     "pillarbox.postbox.v1.Mailroom",
     "mpc.router.v1.MessageRouter",
+    "chat.Chat",
 ];
 
 /// Why a node did not start.
@@ -93,6 +95,7 @@ pub struct Node {
     tasks: TaskTracker,
     federation: Federation,
     relay: Relay,
+    chat: Chat,
     dialer: Dialer,
     store: Store,
     socket: PathBuf,
@@ -136,6 +139,15 @@ impl Node {
         let undo = (closing.clone().drop_guard(), stop.clone().drop_guard());
         let relay =
             Relay::open_on(config.relay.clone(), store.clone(), metrics.clone(), notifier, stop.clone()).await?;
+        let (chat, opened) = Chat::open_on(chat::Parts {
+            config: config.chat.clone(),
+            store: store.clone(),
+            metrics: metrics.clone(),
+            key: key.clone(),
+            max_age: config.federation.queue_max_age,
+            stop: stop.clone(),
+        })
+        .await?;
         let federation = Federation::start(Parts {
             config: config.federation.clone(),
             store: store.clone(),
@@ -145,11 +157,12 @@ impl Node {
             own_id: server_id.clone(),
             former_ids,
             before_rename: Box::new(move |ids| renaming.as_ref().map_or(Ok(()), |certificate| certificate.name(ids))),
-            letters: Arc::new(relay.clone()),
+            letters: Takers { relay: Arc::new(relay.clone()), chat: Arc::new(chat.clone()) },
             stop: stop.clone(),
         })
         .await?;
         relay.start(federation.clone());
+        chat.start(federation.clone(), opened);
 
         let tokens = Tokens::new(store.clone());
         let users = Users::new(store.clone(), tokens.clone());
@@ -158,7 +171,7 @@ impl Node {
         let operator = admin::Service {
             federation: federation.clone(),
             tokens: tokens.clone(),
-            users,
+            users: users.clone(),
             key: key.public(),
             tasks: tasks.clone(),
             stop: closing.clone(),
@@ -177,7 +190,7 @@ impl Node {
                 Some(address)
             }
         };
-        let (health, door) = door(&federation, &relay, tokens).await?;
+        let (health, door) = door(&federation, &relay, &chat, tokens, users).await?;
         let tls = certificate.as_ref().map(|certificate| certificate.tls.clone());
         tasks.spawn(listen::serve(listener, tls, limits, door, closing.clone(), GRACE));
         if let Some(certificate) = certificate.clone() {
@@ -197,6 +210,7 @@ impl Node {
             tasks,
             federation,
             relay,
+            chat,
             dialer,
             store,
             socket,
@@ -234,6 +248,7 @@ impl Node {
         self.tasks.close();
         self.tasks.wait().await;
         self.relay.ended().await;
+        self.chat.ended().await;
         self.federation.ended().await;
         self.dialer.shutdown().await;
         self.store.close().await;
@@ -306,7 +321,13 @@ fn settle_id(
 }
 
 /// What the one port serves, and the reporter of its health.
-async fn door(federation: &Federation, relay: &Relay, tokens: Tokens) -> Result<(HealthReporter, Door), Error> {
+async fn door(
+    federation: &Federation,
+    relay: &Relay,
+    chat: &Chat,
+    tokens: Tokens,
+    users: Users,
+) -> Result<(HealthReporter, Door), Error> {
     let (health, health_service) = tonic_health::server::health_reporter();
     for service in SERVICES {
         health.set_service_status(service, ServingStatus::Serving).await;
@@ -320,11 +341,13 @@ async fn door(federation: &Federation, relay: &Relay, tokens: Tokens) -> Result<
             .with_service_name(SERVICES[1])
             .with_service_name(SERVICES[2])
             .with_service_name(SERVICES[3])
+            .with_service_name(SERVICES[4])
     };
     let routes = Routes::new(federation.postbox_service())
         .add_service(federation.auth_service())
         .add_service(federation.mailroom_service(tokens.clone()))
-        .add_service(relay.service(tokens))
+        .add_service(relay.service(tokens.clone()))
+        .add_service(chat.service(tokens, users))
         .add_service(health_service)
         .add_service(reflection().build_v1().map_err(Error::internal)?)
         .add_service(reflection().build_v1alpha().map_err(Error::internal)?);

@@ -5,6 +5,8 @@
 #[path = "../common/mod.rs"]
 mod common;
 
+mod chat;
+mod chat_far;
 mod crowd;
 mod doors;
 mod faults;
@@ -19,5 +21,6 @@ mod party;
 mod relay;
 mod relay_far;
 mod stock;
+mod talker;
 mod tls;
 mod trust;
