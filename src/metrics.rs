@@ -35,8 +35,6 @@ pub struct Metrics {
     pub messages_routed: IntCounter,
     /// Deliveries that failed because their message expired.
     pub deliveries_expired: IntCounter,
-    /// Letters of other servers that were refused.
-    pub letters_refused: IntCounter,
     /// Messages that users of this node said in chats.
     pub chat_messages: IntCounter,
     /// Of those, what was given up since the home of their chat was away.
@@ -112,10 +110,6 @@ impl Metrics {
             deliveries_expired: plain(
                 "pillarbox_relay_deliveries_expired_total",
                 "Deliveries that failed because their message expired.",
-            ),
-            letters_refused: plain(
-                "pillarbox_relay_letters_refused_total",
-                "Letters of other servers that the relay refused.",
             ),
             chat_messages: plain("pillarbox_chat_messages_total", "Messages that users of this node said in chats."),
             chat_given_up: plain(

@@ -89,18 +89,13 @@ impl Drop for Reader {
 
 impl Relay {
     /// Stores an event of a session of this node, and sends it to the nodes of
-    /// its parties. Returns how many streams of this node it concerns.
+    /// its parties. Returns how many streams of this node it concerns. An event
+    /// that is stored already changes nothing, so that a retry is safe; another
+    /// one under its id is [`Error::Conflict`].
     pub async fn publish(&self, mut event: SessionEvent) -> Result<usize, Error> {
-        let now = Millis::now();
-        check(&event, now)?;
+        check(&event, Millis::now())?;
         if event.event_id.is_empty() {
             event.event_id = format!("{:032x}", u128::from(random()?) << 64 | u128::from(random()?));
-        }
-        if event.created_at == 0 {
-            event.created_at = now.0;
-        }
-        if event.expires_at == 0 {
-            event.expires_at = now.plus(self.0.config.retention).0;
         }
         let mut parties = vec![];
         for (at, text) in event.selected_parties.iter().enumerate() {
@@ -114,26 +109,49 @@ impl Relay {
             }
         }
         let relay = self.clone();
-        let stored = async move { relay.store_own(event, parties, tokens).await };
+        let stored = async move { relay.store_once(event, parties, tokens).await };
         self.0.tasks.spawn(stored).await.map_err(Error::internal)?
     }
 
-    async fn store_own(
+    async fn store_once(
         &self,
         event: SessionEvent,
         parties: Vec<PartyRef>,
         tokens: BTreeMap<PartyRef, String>,
     ) -> Result<usize, Error> {
-        let letters = self.event_letters(&event, &parties, &tokens)?;
         let shown = |party: &PartyRef| self.show_known(party);
         let event = SessionEvent {
             selected_parties: parties.iter().map(shown).collect(),
             join_tokens: tokens.iter().map(|(party, token)| (shown(party), token.clone())).collect(),
             ..event
         };
-        let (kind, local) = (event.event_type.clone(), local_names(&parties));
+        let key = ("session event".into(), format!("{}\n{}", event.session_id, event.event_id));
+        let _turn = self.0.underway.turn(key).await;
+        let Some(before) = self.0.store.event(PeerId::SELF, &event.session_id, &event.event_id).await? else {
+            return self.store_own(event, &parties, &tokens).await;
+        };
+        let before = SessionEvent::decode(before.body).map_err(Error::internal)?;
+        if filled(event, before.created_at, before.expires_at) != before {
+            let id = before.event_id;
+            return Err(Error::Conflict(format!(
+                "event.event_id: {id:?} is another event of this session; a new event takes a new id"
+            )));
+        }
+        Ok(self.concerned(&before.event_type, local_names(&parties).as_deref(), |_| {}))
+    }
+
+    async fn store_own(
+        &self,
+        event: SessionEvent,
+        parties: &[PartyRef],
+        tokens: &BTreeMap<PartyRef, String>,
+    ) -> Result<usize, Error> {
+        let now = Millis::now();
+        let event = filled(event, now.0, now.plus(self.0.config.retention).0);
+        let letters = self.event_letters(&event, parties, tokens)?;
+        let (kind, local) = (event.event_type.clone(), local_names(parties));
         let session = event.session_id.clone();
-        let (op, announced) = self.event_op(PeerId::SELF, event, &parties)?;
+        let (op, announced) = self.event_op(PeerId::SELF, event, parties)?;
         if let Err(error) = self.commit(op, letters).await {
             self.router().undo_announce(&session, announced);
             return Err(error);
@@ -219,7 +237,8 @@ impl Relay {
         let parties: Vec<Option<PartyRef>> =
             event.selected_parties.iter().map(|text| party(text)).collect::<Result<_, _>>()?;
         let parties: Vec<PartyRef> = parties.into_iter().flatten().collect();
-        if !event.selected_parties.is_empty() && !parties.iter().any(|party| party.peer == PeerId::SELF) {
+        // One for everybody is for the parties of its own node: it does not travel.
+        if !parties.iter().any(|party| party.peer == PeerId::SELF) {
             return Err(Error::invalid("event.selected_parties: none of them is of this server"));
         }
         let mut tokens = std::collections::HashMap::new();
@@ -247,9 +266,14 @@ impl Relay {
     /// it names are told elsewhere if they are away.
     pub(super) fn wake_events(&self, session: &str, kind: &str, local: Option<&[String]>) -> usize {
         self.notify(session, Notice::Event, local.unwrap_or_default().iter().map(String::as_str));
+        self.concerned(kind, local, |subscription| subscription.wake.notify_one())
+    }
+
+    /// How many live streams an event concerns.
+    fn concerned(&self, kind: &str, local: Option<&[String]>, each: impl Fn(&EventSubscription)) -> usize {
         let streams = self.streams();
         let concerned = streams.events.values().filter(|subscription| subscription.concerns(kind, local));
-        concerned.inspect(|subscription| subscription.wake.notify_one()).count()
+        concerned.inspect(|subscription| each(subscription)).count()
     }
 
     /// The events that concern a party (`None`: all), first those that have not
@@ -342,6 +366,16 @@ fn check(event: &SessionEvent, now: Millis) -> Result<(), Error> {
         return Err(Error::invalid(format!("event.expires_at: {} ms since 1970 is over", event.expires_at)));
     }
     Ok(())
+}
+
+/// The event with what its publisher left to the node.
+fn filled(event: SessionEvent, created_at: i64, expires_at: i64) -> SessionEvent {
+    let given = |value: i64, otherwise: i64| if value == 0 { otherwise } else { value };
+    SessionEvent {
+        created_at: given(event.created_at, created_at),
+        expires_at: given(event.expires_at, expires_at),
+        ..event
+    }
 }
 
 /// The parties of this node; `None`: the event names nobody and is for all.

@@ -16,8 +16,10 @@ use tokio::time::{sleep, timeout};
 
 /// What was handed to subscribers is written so often.
 const WRITE_EVERY: Duration = Duration::from_secs(1);
-/// Bodies of which nobody waits any more go together.
-const GATHER: Duration = Duration::from_millis(200);
+/// Bodies of which nobody waits any more go together. Senders at their quota wait for it.
+const GATHER: Duration = Duration::from_millis(20);
+/// Between two tries while the file cannot be written.
+const AGAIN: Duration = Duration::from_secs(1);
 /// Rows of what is over are looked for so often, and more often where they are kept for less.
 const SWEEP_EVERY: Duration = Duration::from_secs(60);
 /// Rows of one op written in passing.
@@ -33,7 +35,9 @@ impl Relay {
             };
             let stopping = self.0.stop.run_until_cancelled(pause).await.is_none();
             if let Err(error) = self.write_passing().await {
+                // The pause before each try is the back-off.
                 tracing::debug!(%error, "what was delivered could not be written; trying again");
+                self.0.writing.notify_one();
             }
             if stopping {
                 return;
@@ -72,6 +76,8 @@ impl Relay {
             }
             if let Err(error) = self.free_bodies().await {
                 tracing::debug!(%error, "payloads could not be freed; trying again");
+                self.0.freeing.notify_one();
+                self.0.stop.run_until_cancelled(sleep(AGAIN)).await;
             }
         }
     }

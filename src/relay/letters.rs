@@ -19,7 +19,7 @@ use std::{collections::BTreeMap, time::Duration};
 use tokio::time::{sleep, timeout};
 
 const TEXT_MAX: usize = 1_024;
-/// States in one parcel.
+/// States in one parcel that we send; others may send some more.
 const STATES_MAX: usize = 256;
 /// States that follow one another closely travel together.
 const GATHER: Duration = Duration::from_millis(20);
@@ -30,7 +30,7 @@ impl Letters<Letter> for Relay {
     fn take(&self, peer: PeerId, server: &ServerId, letter: Letter, now: Millis) -> Result<Taken, String> {
         let taken = match letter.kind {
             Some(Kind::Message(message)) => self.take_message(peer, message, now),
-            Some(Kind::States(states)) => Ok(self.take_states(peer, states)),
+            Some(Kind::States(states)) => self.take_states(peer, states),
             Some(Kind::Event(event)) => self.foreign_event(peer, server, event, now).map(|foreign| {
                 let (relay, session) = (self.clone(), foreign.session);
                 Taken::new(foreign.op.changes, move |outcome| match outcome {
@@ -43,10 +43,7 @@ impl Letters<Letter> for Relay {
             }),
             None => Err(Error::invalid("an unknown kind of letter")),
         };
-        taken.map_err(|error| {
-            self.0.metrics.letters_refused.inc();
-            error.to_string()
-        })
+        taken.map_err(|error| error.to_string())
     }
 
     fn returned(&self, peer: PeerId, id: u64, reason: &str, now: Millis) -> Taken {
@@ -100,8 +97,12 @@ impl Relay {
     }
 
     /// A server tells of its own parties; what it says of others touches no row.
-    fn take_states(&self, peer: PeerId, states: States) -> Taken {
-        let changes = states.states.into_iter().take(4 * STATES_MAX).filter_map(|told| {
+    fn take_states(&self, peer: PeerId, states: States) -> Result<Taken, Error> {
+        let count = states.states.len();
+        if count > 4 * STATES_MAX {
+            return Err(Error::invalid(format!("states: {count}; the limit is {}", 4 * STATES_MAX)));
+        }
+        let changes = states.states.into_iter().filter_map(|told| {
             let (message, _) = read_message_id(&told.message_id)?;
             let state = match told.state {
                 1 => DeliveryState::Delivered,
@@ -121,7 +122,7 @@ impl Relay {
             }))))
         });
         let relay = self.clone();
-        Taken::new(changes.collect(), move |_| relay.0.freeing.notify_one())
+        Ok(Taken::new(changes.collect(), move |_| relay.0.freeing.notify_one()))
     }
 
     /// Tells other servers how their messages fare here, until the node stops.

@@ -8,7 +8,7 @@ use super::router::{check_id, check_party};
 use crate::{error::Error, types::ServerId};
 
 /// A name as it was written.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Name {
     pub name: String,
     /// `None`: of this node.

@@ -15,8 +15,9 @@ use crate::{
     types::{Millis, PartyRef, PeerId},
 };
 use bytes::Bytes;
+use sha2::{Digest, Sha256};
 use std::{
-    collections::{BTreeMap, HashMap, hash_map::Entry},
+    collections::{BTreeMap, BTreeSet, HashMap, HashSet, hash_map::Entry},
     sync::{Mutex, PoisonError},
 };
 use tokio::sync::watch;
@@ -32,24 +33,46 @@ pub struct Route {
     pub round: i32,
     pub kind: String,
     pub payload: Bytes,
-    /// Caller, idempotency key, digest of the request.
-    pub once: Option<(String, String, [u8; 32])>,
+    /// Caller, and its idempotency key.
+    pub once: Option<(String, String)>,
 }
 
-/// Calls under an idempotency key that are under way: a second one waits for
-/// the first.
+impl Route {
+    /// Two calls with one digest are the same message, however its recipients
+    /// were written. `to`: each once.
+    fn digest(&self, to: &[PartyRef]) -> [u8; 32] {
+        let mut digest = Sha256::new();
+        let mut part = |bytes: &[u8]| {
+            digest.update((bytes.len() as u64).to_be_bytes());
+            digest.update(bytes);
+        };
+        for text in [&self.session, &self.from, &self.kind] {
+            part(text.as_bytes());
+        }
+        part(&self.round.to_be_bytes());
+        part(&self.payload);
+        for party in to.iter().collect::<BTreeSet<_>>() {
+            part(&party.peer.0.to_be_bytes());
+            part(party.name.as_bytes());
+        }
+        digest.finalize().into()
+    }
+}
+
+/// Calls that are to have their effect once and are under way: a second one
+/// waits for the first.
 #[derive(Debug, Default)]
 pub struct Underway(Mutex<HashMap<(String, String), watch::Receiver<()>>>);
 
 /// The right to be the one call under a key; given back when dropped.
-struct Turn<'a> {
+pub(super) struct Turn<'a> {
     underway: &'a Underway,
     key: (String, String),
     _done: watch::Sender<()>,
 }
 
 impl Underway {
-    async fn turn(&self, key: (String, String)) -> Turn<'_> {
+    pub(super) async fn turn(&self, key: (String, String)) -> Turn<'_> {
         loop {
             let mut before = {
                 let mut calls = self.0.lock().unwrap_or_else(PoisonError::into_inner);
@@ -92,15 +115,20 @@ impl Relay {
     /// Stores a message for its recipients; when this returns it is on disk.
     /// Returns its id. A caller that goes away does not take it back.
     pub async fn route(&self, route: Route) -> Result<String, Error> {
-        let mut to = Vec::with_capacity(route.to.len());
-        if route.to.len() > PARTIES_MAX {
-            let given = route.to.len();
-            return Err(Error::invalid(format!(
-                "to_parties: {given}; a message goes to at most {PARTIES_MAX} parties"
-            )));
-        }
+        // Names first: nobody is looked for on behalf of a list that is too long.
+        let (mut names, mut known) = (vec![], HashSet::new());
         for (at, text) in route.to.iter().enumerate() {
-            to.push(self.recipient(&format!("to_parties[{at}]"), text).await?);
+            let name = self.name(&format!("to_parties[{at}]"), text)?;
+            if known.insert(name.clone()) {
+                names.push(name);
+            }
+            if names.len() > PARTIES_MAX {
+                return Err(Error::exhausted(format!("to_parties: a message goes to at most {PARTIES_MAX} parties")));
+            }
+        }
+        let mut to = Vec::with_capacity(names.len());
+        for name in names {
+            to.push(self.resolve(name).await?);
         }
         let relay = self.clone();
         self.0.tasks.spawn(async move { relay.route_once(route, to).await }).await.map_err(Error::internal)?
@@ -108,7 +136,11 @@ impl Relay {
 
     /// The party a name stands for; one of another server must be reachable by parcels.
     pub(super) async fn recipient(&self, field: &str, text: &str) -> Result<PartyRef, Error> {
-        let Name { name, server } = self.name(field, text)?;
+        self.resolve(self.name(field, text)?).await
+    }
+
+    async fn resolve(&self, name: Name) -> Result<PartyRef, Error> {
+        let Name { name, server } = name;
         let peer = match server {
             None => PeerId::SELF,
             Some(server) => self.federation()?.parcel_peer(&server).await?,
@@ -117,18 +149,19 @@ impl Relay {
     }
 
     async fn route_once(&self, route: Route, to: Vec<PartyRef>) -> Result<String, Error> {
-        let Some((caller, key, digest)) = route.once.clone() else { return self.route_now(route, to).await };
+        let Some((caller, key)) = route.once.clone() else { return self.route_now(route, to, None).await };
+        let digest = route.digest(&to);
         let _turn = self.0.underway.turn((caller.clone(), key.clone())).await;
         match self.0.store.idempotent(&caller, &key).await? {
             Some((number, tag, before)) if before == digest => Ok(message_id(number, tag)),
             Some(_) => Err(Error::Conflict(format!(
                 "metadata idempotency-key: {key:?} was used for another message; a new message takes a new key"
             ))),
-            None => self.route_now(route, to).await,
+            None => self.route_now(route, to, Some(Row::Idempotent { caller, key, digest })).await,
         }
     }
 
-    async fn route_now(&self, route: Route, to: Vec<PartyRef>) -> Result<String, Error> {
+    async fn route_now(&self, route: Route, to: Vec<PartyRef>, once: Option<Row>) -> Result<String, Error> {
         let (now, bytes) = (Millis::now(), route.payload.len() as u64 + MESSAGE_BYTES);
         let tag = getrandom::u64().map_err(Error::internal)?;
         let from = PartyRef { peer: PeerId::SELF, name: route.from.clone() };
@@ -158,9 +191,7 @@ impl Relay {
         for party in &routed.recipients {
             op.push(Change::Relay(Row::Deliver { party: party.clone() }));
         }
-        if let Some((caller, key, digest)) = route.once.clone() {
-            op.push(Change::Relay(Row::Idempotent { caller, key, digest }));
-        }
+        op.changes.extend(once.map(Change::Relay));
         let id = message_id(number, tag);
         let letters = letters(&route, &routed.recipients, broadcast, &id, number, expires_at);
         if let Err(error) = self.commit(op, letters).await {

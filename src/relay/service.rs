@@ -28,7 +28,6 @@ use crate::{
     types::Millis,
 };
 use prost::Message;
-use sha2::{Digest, Sha256};
 use tonic::{Request, Response, Status, metadata::MetadataMap};
 
 /// What one call may send: a stock client refuses to read a message over 4 MiB,
@@ -128,12 +127,9 @@ impl MessageRouter for Service {
         check_text("message_type", &request.message_type)?;
         if request.payload.len() > PAYLOAD_MAX {
             let length = request.payload.len();
-            return Err(Error::invalid(format!("payload: {length} bytes; the limit is {PAYLOAD_MAX}")).into());
+            return Err(Error::exhausted(format!("payload: {length} bytes; the limit is {PAYLOAD_MAX}")).into());
         }
-        let once = key.map(|key| {
-            let digest = Sha256::digest(request.encode_to_vec()).into();
-            (caller.to_string(), key, digest)
-        });
+        let once = key.map(|key| (caller.to_string(), key));
         let RouteMessageRequest { session_id, to_parties, round_number, message_type, payload, .. } = request;
         let route =
             Route { session: session_id, from, to: to_parties, round: round_number, kind: message_type, payload, once };

@@ -117,11 +117,6 @@ impl Subscriptions {
         self.parties.get(party).into_iter().flat_map(|party| party.sessions.keys().map(String::as_str))
     }
 
-    /// False once it ended or was replaced.
-    pub fn is_live(&self, id: u64) -> bool {
-        self.ids.contains_key(&id)
-    }
-
     pub fn is_subscribed(&self, party: &str) -> bool {
         self.parties.contains_key(party)
     }

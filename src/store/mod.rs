@@ -132,12 +132,6 @@ impl Store {
         self.writer.inbound_head()
     }
 
-    /// The number of the newest session event; 0 before the first. Wakes after
-    /// the commit: then read the rows after your own number.
-    pub fn relay_head(&self) -> watch::Receiver<u64> {
-        self.writer.relay_head()
-    }
-
     /// Commits what was submitted before, moves the WAL into the file and
     /// closes it. Whoever submits later, through any clone, is refused.
     pub async fn close(&self) {

@@ -12,7 +12,7 @@ use super::{
     disk::{self, Bounds, FreeSpace},
     error,
     op::{Change, Done, Op},
-    relay, sqlite_code,
+    sqlite_code,
     transaction::{Failure, Known, Written, alone, grouped, run},
 };
 use crate::error::Error;
@@ -42,7 +42,6 @@ pub(super) struct Handle {
     requests: mpsc::Sender<Request>,
     room: Arc<Semaphore>,
     head: watch::Receiver<u64>,
-    events: watch::Receiver<u64>,
     ended: CancellationToken,
     free_space: FreeSpace,
     bounds: Bounds,
@@ -99,7 +98,6 @@ pub(super) async fn start(
     let known = Known::read(&mut connection).await?;
     let (requests, queue) = mpsc::channel(WAITING_OPS);
     let (head, watched) = watch::channel(known.counters.cursor - 1);
-    let (events, watched_events) = watch::channel(relay::head(&mut connection).await?);
     let ended = CancellationToken::new();
     let troubled = Arc::new(AtomicBool::new(false));
     let free_space = settings.free_space.clone();
@@ -110,7 +108,6 @@ pub(super) async fn start(
         connection: Some(connection),
         known,
         head,
-        events,
         settings,
         bounds,
         troubled: troubled.clone(),
@@ -125,7 +122,7 @@ pub(super) async fn start(
         drop(guard);
     });
     let room = Arc::new(Semaphore::new(WAITING_BYTES));
-    Ok(Handle { requests, room, head: watched, events: watched_events, ended, free_space, bounds, troubled })
+    Ok(Handle { requests, room, head: watched, ended, free_space, bounds, troubled })
 }
 
 impl Handle {
@@ -151,10 +148,6 @@ impl Handle {
         self.head.clone()
     }
 
-    pub(super) fn relay_head(&self) -> watch::Receiver<u64> {
-        self.events.clone()
-    }
-
     pub(super) async fn close(&self) {
         // An error: it is closing already.
         let _ = self.requests.send(Request::Close).await;
@@ -171,8 +164,6 @@ struct Writer {
     connection: Option<SqliteConnection>,
     known: Known,
     head: watch::Sender<u64>,
-    /// The newest session event.
-    events: watch::Sender<u64>,
     settings: Settings,
     bounds: Bounds,
     troubled: Arc<AtomicBool>,
@@ -339,8 +330,6 @@ impl Writer {
         self.known.learn(written);
         let newest = written.counters.cursor - 1;
         self.head.send_if_modified(|head| mem::replace(head, newest) != newest);
-        let event = written.given.event;
-        self.events.send_if_modified(|head| event > 0 && mem::replace(head, event) != event);
         self.freed |= written.results.iter().flatten().any(|done| done.gone.iter().any(|gone| gone.rows > 0));
     }
 

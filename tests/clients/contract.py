@@ -1,7 +1,8 @@
-"""The messages of the contract, compiled from `stock/` when a program starts.
+"""The messages of the contracts, compiled when a program starts.
 
-Nothing of this project's own is in them: what it adds to a message comes in as
-unknown fields, as it does at any other server.
+Those between servers are in `stock/`, with nothing of this project's own: what
+it adds to a message comes in as unknown fields, as it does at any other server.
+Those that clients speak are the published ones, which have no additions.
 """
 
 import importlib
@@ -12,14 +13,16 @@ import tempfile
 from grpc_tools import protoc
 
 _STOCK = pathlib.Path(__file__).parent / "stock"
+_PUBLISHED = pathlib.Path(__file__).parents[2] / "proto"
+_FOR_CLIENTS = ["mpc/router/v1/message_router.proto"]
 
 
 def _compiled(*modules):
     with tempfile.TemporaryDirectory(prefix="stock-") as out:
-        files = sorted(str(file) for file in _STOCK.rglob("*.proto"))
-        arguments = ["protoc", f"-I{_STOCK}", f"--python_out={out}", f"--grpc_python_out={out}"]
+        files = sorted(str(file) for file in _STOCK.rglob("*.proto")) + _FOR_CLIENTS
+        arguments = ["protoc", f"-I{_STOCK}", f"-I{_PUBLISHED}", f"--python_out={out}", f"--grpc_python_out={out}"]
         if protoc.main(arguments + files) != 0:
-            raise SystemExit("the stock contract does not compile")
+            raise SystemExit("the contracts do not compile")
         sys.path.insert(0, out)
         try:
             return [importlib.import_module(module) for module in modules]

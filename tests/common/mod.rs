@@ -34,7 +34,8 @@ use prost::Message;
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 use tempfile::TempDir;
 use tokio::{
-    net::TcpSocket,
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::{TcpSocket, TcpStream},
     time::{Instant, timeout},
 };
 use tokio_stream::StreamExt;
@@ -88,6 +89,23 @@ impl TestNode {
         let ready = node.ready().clone();
         let (id, key, address) = (ready.server_id, ready.key, ready.listen);
         Self { config, id, key, address, node: Some(node), port: None, _dir: dir }
+    }
+
+    /// What the listener of the metrics answers, which the configuration has to open.
+    pub async fn ask_metrics(&self, path: &str) -> String {
+        let mut stream = TcpStream::connect(self.node().metrics_address().unwrap()).await.unwrap();
+        let request = format!("GET {path} HTTP/1.1\r\nhost: metrics\r\nconnection: close\r\n\r\n");
+        stream.write_all(request.as_bytes()).await.unwrap();
+        let mut answer = String::new();
+        timeout(LONG, stream.read_to_string(&mut answer)).await.unwrap().unwrap();
+        answer
+    }
+
+    /// The value of a metric, with its labels as they are shown.
+    pub async fn metric(&self, name: &str) -> String {
+        let text = self.ask_metrics("/metrics").await;
+        let found = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+        found.unwrap_or_else(|| panic!("{name} is missing:\n{text}")).to_owned()
     }
 
     /// Stops; directory and port are kept.

@@ -53,7 +53,7 @@ impl Home {
         Self { target, bearer, dialer: Dialer::new(&DialConfig::default()).unwrap() }
     }
 
-    /// Tries until it is up.
+    /// Asks until it is up, not too often: what is waited for is the connection.
     async fn connect(&self) -> MessageRouterClient<Link> {
         loop {
             let soon = tokio::time::Instant::now() + Duration::from_secs(5);

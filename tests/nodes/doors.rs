@@ -9,11 +9,7 @@ use http::Request;
 use http_body_util::{BodyExt, Full};
 use pillarbox::proto::protocol::auth::v1::KeyResponse;
 use prost::Message;
-use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt},
-    net::TcpStream,
-    time::timeout,
-};
+use tokio::time::timeout;
 use tokio_stream::StreamExt;
 use tonic::body::Body;
 use tonic_health::pb::{HealthCheckRequest, health_check_response::ServingStatus, health_client::HealthClient};
@@ -108,23 +104,15 @@ async fn metrics_are_prometheus_text_on_a_listener_of_their_own() {
     a.send(&b.id, 0..3).await;
     assert_eq!(b.log(2).await, [0, 1, 2]);
     eventually!(a.is_drained(&b.id).await);
-    let ask = async |path: &str| {
-        let mut stream = TcpStream::connect(a.node().metrics_address().unwrap()).await.unwrap();
-        let request = format!("GET {path} HTTP/1.1\r\nhost: metrics\r\nconnection: close\r\n\r\n");
-        stream.write_all(request.as_bytes()).await.unwrap();
-        let mut answer = String::new();
-        timeout(LONG, stream.read_to_string(&mut answer)).await.unwrap().unwrap();
-        answer
-    };
-    let text = ask("/metrics").await;
+    let text = a.ask_metrics("/metrics").await;
     assert!(text.starts_with("HTTP/1.1 200") && text.contains("text/plain; version=0.0.4"), "{text}");
-    for line in [
-        "pillarbox_events_stored_total 3",
-        "pillarbox_postbox_push_total{result=\"ok\"} 3",
-        "pillarbox_peers{state=\"well\"} 1",
-        "pillarbox_queued_events 0",
+    for (name, value) in [
+        ("pillarbox_events_stored_total", "3"),
+        ("pillarbox_postbox_push_total{result=\"ok\"}", "3"),
+        ("pillarbox_peers{state=\"well\"}", "1"),
+        ("pillarbox_queued_events", "0"),
     ] {
-        assert!(text.lines().any(|found| found == line), "{line} is missing:\n{text}");
+        assert_eq!(a.metric(name).await, value, "{name}");
     }
-    assert!(ask("/").await.starts_with("HTTP/1.1 404"));
+    assert!(a.ask_metrics("/").await.starts_with("HTTP/1.1 404"));
 }

@@ -24,3 +24,4 @@ mod stock;
 mod talker;
 mod tls;
 mod trust;
+mod users;

@@ -6,7 +6,7 @@ use crate::{
     party::{Party, announcement},
 };
 use pillarbox::{
-    proto::mpc::router::v1::{GetRegisteredPartiesRequest, NotificationChannel, RegisterPartyRequest},
+    proto::mpc::router::v1::{GetRegisteredPartiesRequest, NotificationChannel, RegisterPartyRequest, SessionEvent},
     relay::PAYLOAD_MAX,
 };
 use std::time::Duration;
@@ -151,8 +151,13 @@ async fn a_retry_under_an_idempotency_key_is_the_first_message() {
     node.start_again().await;
     let (alice, bob) = (Party::of(&node, "alice").await, Party::of(&node, "bob").await);
     assert_eq!(alice.route_once("k", "s", &["bob"], b"one").await.unwrap(), first);
-    let other = alice.route_once("k", "s", &["bob"], b"two").await.unwrap_err();
-    assert_eq!(other.code(), Code::AlreadyExists);
+    // The same recipients, written in another way, are the same message.
+    let qualified = format!("bob@{}", node.id);
+    assert_eq!(alice.route_once("k", "s", &["bob", &qualified, "bob"], b"one").await.unwrap(), first);
+    for (session, to, payload) in [("s", "bob", "two"), ("t", "bob", "one"), ("s", "carol", "one")] {
+        let other = alice.route_once("k", session, &[to], payload.as_bytes()).await.unwrap_err();
+        assert_eq!(other.code(), Code::AlreadyExists);
+    }
     // Another caller's key is another key.
     assert_ne!(bob.route_once("k", "s", &["alice"], b"one").await.unwrap(), first);
     let (a, b) = tokio::join!(
@@ -234,12 +239,16 @@ async fn bad_fields_are_named() {
         assert!(refused.message().contains(field), "{field}: {}", refused.message());
     }
     let refused = alice.route("s", &["bob"], &vec![0; PAYLOAD_MAX + 1]).await.unwrap_err();
-    assert!(refused.code() == Code::InvalidArgument && refused.message().contains("payload"));
+    assert!(refused.code() == Code::ResourceExhausted && refused.message().contains("payload"));
     alice.route("s", &["bob"], &vec![0; PAYLOAD_MAX]).await.unwrap();
     let many: Vec<String> = (0..1025).map(|n| format!("p{n}")).collect();
     let many: Vec<&str> = many.iter().map(String::as_str).collect();
-    assert_eq!(alice.route("s", &many, b"x").await.unwrap_err().code(), Code::InvalidArgument);
-    alice.route("s", &many[..1024], b"x").await.unwrap();
+    let refused = alice.route("s", &many, b"x").await.unwrap_err();
+    assert!(refused.code() == Code::ResourceExhausted && refused.message().contains("to_parties"));
+    // A name that comes again counts once.
+    let again: Vec<&str> = many[..1024].iter().chain(&many[..10]).copied().collect();
+    let id = alice.route("s", &again, b"x").await.unwrap();
+    assert_eq!(alice.status(&id).await.unwrap().deliveries.len(), 1024);
     assert_eq!(alice.register("boss").await.unwrap_err().code(), Code::InvalidArgument);
     let stranger = alice.route("s", &["bob@nowhere.example:7443"], b"x").await.unwrap_err();
     assert_eq!(stranger.code(), Code::FailedPrecondition);
@@ -355,6 +364,75 @@ async fn a_party_gets_its_session_events_with_its_own_join_token_only() {
     assert_eq!(again.next().await.event_type, "session_started");
     let mut after = alice.events_after(&[], Some(&event.event_id)).await.unwrap();
     assert_eq!(after.next().await.event_type, "session_started");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_event_that_is_published_again_changes_nothing() {
+    let mut node = TestNode::start().await;
+    let service = Party::service(&node).await;
+    let named = |id: &str, parties: &[&str]| SessionEvent { event_id: id.into(), ..announcement("s", parties) };
+    service.publish(named("first", &["alice", "bob"])).await.unwrap();
+    service.publish(named("second", &["alice", "carol"])).await.unwrap();
+    // The answer got lost, and it is sent again: alone, twice at once, after a restart.
+    service.publish(named("first", &["alice", "bob"])).await.unwrap();
+    let (one, two) = tokio::join!(
+        service.publish(named("third", &["alice", "carol"])),
+        service.publish(named("third", &["alice", "carol"]))
+    );
+    assert_eq!((one.unwrap(), two.unwrap()), (0, 0));
+    let other = service.publish(named("first", &["alice", "mallory"])).await.unwrap_err();
+    assert_eq!((other.code(), other.message().contains("event_id")), (Code::AlreadyExists, true));
+    node.stop().await;
+    node.start_again().await;
+    let service = Party::service(&node).await;
+    let (alice, carol) = (Party::of(&node, "alice").await, Party::of(&node, "carol").await);
+    let mut events = alice.events(&[]).await.unwrap();
+    assert_eq!(service.publish(named("first", &["alice", "bob"])).await.unwrap(), 1, "a stream it concerns");
+    service.publish(named("fourth", &[])).await.unwrap();
+    for id in ["first", "second", "third", "fourth"] {
+        assert_eq!(events.next().await.event_id, id);
+    }
+    // The parties are those of the latest event that named some.
+    alice.route("s", &["carol"], b"x").await.unwrap();
+    assert_eq!(alice.route("s", &["bob"], b"x").await.unwrap_err().code(), Code::InvalidArgument);
+    carol.route("s", &[], b"y").await.unwrap();
+    // In another session the same id is another event.
+    let elsewhere = SessionEvent { session_id: "t".into(), ..named("first", &["alice"]) };
+    service.publish(elsewhere).await.unwrap();
+    assert_eq!(events.next().await.session_id, "t");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_registry_is_bounded_and_takes_those_it_knows() {
+    let node = TestNode::start_with(|config| config.relay.max_parties = 2).await;
+    let of = async |name| Party::of(&node, name).await;
+    let (alice, bob, carol) = (of("alice").await, of("bob").await, of("carol").await);
+    let since = alice.register("persistent").await.unwrap();
+    bob.register("temporary").await.unwrap();
+    let refused = carol.register("persistent").await.unwrap_err();
+    assert_eq!((refused.code(), refused.message().contains("relay.max_parties")), (Code::ResourceExhausted, true));
+    assert_eq!(alice.register("delegate").await.unwrap(), since);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_subscriber_holds_so_many_unacknowledged_messages() {
+    let node = TestNode::start_with(|config| config.relay.max_unacknowledged = 2).await;
+    let (alice, bob) = (Party::of(&node, "alice").await, Party::of(&node, "bob").await);
+    let mut messages = bob.subscribe("").await.unwrap();
+    for payload in [b"0", b"1", b"2", b"3"] {
+        alice.route("s", &["bob"], payload).await.unwrap();
+    }
+    let (first, second) = (messages.next().await.unwrap(), messages.next().await.unwrap());
+    // Only an acknowledgement lets the third one out.
+    let early = tokio::select! {
+        biased;
+        message = messages.next() => Some(message),
+        answer = bob.acknowledge(&second.message_id, true, "") => { answer.unwrap(); None }
+    };
+    assert!(early.is_none(), "{early:?}");
+    assert_eq!((&first.payload[..], messages.payload().await), (&b"0"[..], b"2".to_vec()));
+    bob.acknowledge(&first.message_id, true, "").await.unwrap();
+    assert_eq!(messages.payload().await, b"3");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

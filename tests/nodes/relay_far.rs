@@ -6,6 +6,7 @@ use crate::{
     party::{Party, announcement},
 };
 use pillarbox::{
+    config::Config,
     proto::{
         mpc::router::v1::SessionEvent,
         pillarbox::relay::v1::{Letter, Message, State, States, letter::Kind},
@@ -15,7 +16,7 @@ use pillarbox::{
 use std::time::Duration;
 use tonic::Code;
 
-fn quick(config: &mut pillarbox::config::Config) {
+fn quick(config: &mut Config) {
     config.federation.pull_interval = Duration::from_millis(200);
 }
 
@@ -176,6 +177,28 @@ async fn a_server_speaks_for_its_own_parties_only() {
     // One id of two servers is two messages.
     carol.acknowledge(&honest.message_id, true, "").await.unwrap();
     assert_eq!(bob.states(&id).await, [("carol".into(), "delivered".into())]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn another_server_speaks_to_the_parties_it_names_only() {
+    let measured = |config: &mut Config| config.metrics.listen = Some(([127, 0, 0, 1], 0).into());
+    let (a, b) = (TestNode::start_with(quick).await, TestNode::start_with(measured).await);
+    federate(&a, &b).await;
+    let bob = Party::of(&b, "bob").await;
+    let mut events = bob.events(&[]).await.unwrap();
+    let event = |id: &str, parties: &[&str]| SessionEvent {
+        event_id: id.into(),
+        created_at: 1,
+        expires_at: i64::MAX,
+        ..announcement("theirs", parties)
+    };
+    post(&a, &b, Kind::Event(event("to all", &[]))).await;
+    post(&a, &b, Kind::Event(event("to their own", &[&at("alice", &a)]))).await;
+    let state = State { message_id: "x".into(), party: "bob".into(), state: 2, ..State::default() };
+    post(&a, &b, Kind::States(States { states: vec![state; 2_000] })).await;
+    post(&a, &b, Kind::Event(event("to bob", &[&at("bob", &b)]))).await;
+    assert_eq!(events.next().await.event_id, "to bob");
+    assert_eq!(b.metric("pillarbox_parcels_refused_total").await, "3");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

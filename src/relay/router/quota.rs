@@ -26,7 +26,9 @@ pub struct Limits {
 impl Limits {
     pub(super) fn check_recipients(&self, recipients: usize) -> Result<(), Refusal> {
         match recipients > self.recipients {
-            true => Err(Refusal::Invalid(format!("to_parties: a message goes to at most {} parties", self.recipients))),
+            true => {
+                Err(Refusal::Exhausted(format!("to_parties: a message goes to at most {} parties", self.recipients)))
+            }
             false => Ok(()),
         }
     }

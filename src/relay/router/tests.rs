@@ -102,7 +102,7 @@ fn a_party_name_has_no_server_in_it() {
 fn recipients_are_in_the_order_given_and_count_once() {
     let mut router = router();
     assert_eq!(recipients(&mut router, "a", &["d", "b", "d", "c", "b", "e"]), locals(&["d", "b", "c", "e"]));
-    invalid(send(&mut router, "a", &["b", "c", "d", "e", "f"]), "to_parties");
+    exhausted(send(&mut router, "a", &["b", "c", "d", "e", "f"]), "to_parties", "4");
     // The same name on another server is another party.
     let to = [local("b"), of(B, "b"), of(C, "b"), of(B, "b")];
     assert_eq!(router.route(NOW, "s", &local("a"), &to, 1).unwrap().recipients, to[..3]);
@@ -147,7 +147,7 @@ fn a_broadcast_is_held_to_the_limit_of_recipients() {
     }
     assert_eq!(recipients(&mut router, "a", &[]).len(), 4);
     router.join(NOW, "s", &local("f")).unwrap();
-    invalid(send(&mut router, "a", &[]), "to_parties");
+    exhausted(send(&mut router, "a", &[]), "to_parties", "4");
 }
 
 #[test]

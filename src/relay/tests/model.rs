@@ -61,16 +61,24 @@ pub fn recipients(
     if members.settled && !members.parties.contains(from) {
         return Err("denied");
     }
-    let broadcast = to.is_empty();
-    let mut all: BTreeSet<_> = if broadcast { members.parties.clone() } else { to.iter().cloned().collect() };
-    if all.remove(from) && !broadcast {
-        return Err("invalid");
+    let mut all = BTreeSet::new();
+    if to.is_empty() {
+        all.extend(members.parties.into_iter().filter(|party| party != from));
+        return match all.len() {
+            0 => Err("precondition"),
+            many if many > limits.recipients => Err("exhausted"),
+            _ => Ok(all),
+        };
     }
-    if all.is_empty() {
-        return Err("precondition");
-    }
-    if all.len() > limits.recipients || (members.settled && !all.is_subset(&members.parties)) {
-        return Err("invalid");
+    // The first that is wrong is named.
+    for party in to {
+        if party == from || (members.settled && !members.parties.contains(party)) {
+            return Err("invalid");
+        }
+        all.insert(party.clone());
+        if all.len() > limits.recipients {
+            return Err("exhausted");
+        }
     }
     Ok(all)
 }

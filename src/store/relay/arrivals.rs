@@ -61,8 +61,6 @@ impl Arrivals {
 pub(in crate::store) struct Given {
     pub(super) created: HashMap<String, i64>,
     pub(super) accepted_at: i64,
-    /// The newest event; 0: none.
-    pub(in crate::store) event: u64,
 }
 
 #[cfg(test)]

@@ -232,7 +232,6 @@ impl<'a> Batch<'a> {
                 }
             }
             Change::Event(new) => {
-                self.given.event = next;
                 self.events.push((next, new.clone()));
             }
             Change::TouchParties(touches) => {

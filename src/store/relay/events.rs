@@ -10,7 +10,6 @@ use crate::{
     types::{Millis, PeerId},
 };
 use bytes::Bytes;
-use sqlx::SqliteConnection;
 use std::sync::LazyLock;
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -92,6 +91,14 @@ impl Store {
         page(query.fetch(&self.readers), event, |row| row.body.len(), max_bytes).await
     }
 
+    /// An event that is kept.
+    pub async fn event(&self, owner: PeerId, session: &str, event_id: &str) -> Result<Option<EventRow>, Error> {
+        const FIND: &str =
+            select_events!("e.number", "session_event e WHERE e.event_id = $1 AND e.owner = $2 AND e.session = $3");
+        let query = sqlx::query_as::<_, EventColumns>(FIND).bind(event_id).bind(owner.0).bind(session);
+        Ok(query.fetch_optional(&self.readers).await.map_err(error)?.map(event))
+    }
+
     /// The number of an event; the lowest where several servers or sessions
     /// gave the same id, so that who goes on behind it misses none.
     pub async fn event_number(&self, event_id: &str) -> Result<Option<u64>, Error> {
@@ -102,12 +109,6 @@ impl Store {
             .map_err(error)?;
         Ok(found.map(unbits))
     }
-}
-
-/// The newest that is kept; 0: none.
-pub(in crate::store) async fn head(connection: &mut SqliteConnection) -> Result<u64, sqlx::Error> {
-    let found: Option<i64> = sqlx::query_scalar("SELECT max(number) FROM session_event").fetch_one(connection).await?;
-    Ok(found.map_or(0, unbits))
 }
 
 /// A repeat is left out, and so are its parties: there is no row with its

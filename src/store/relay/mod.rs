@@ -25,7 +25,6 @@ pub use parties::{PartyRole, PartyRow};
 pub use retention::Expired;
 pub use sessions::SessionRow;
 
-pub(super) use events::head;
 pub(super) use retention::apply;
 
 /// Numbers as one bound value, for `IN (SELECT value FROM json_each(?))`.

@@ -3,7 +3,7 @@
 use super::*;
 
 fn given(accepted_at: i64, created: impl IntoIterator<Item = (String, i64)>) -> Given {
-    Given { created: created.into_iter().collect(), accepted_at, event: 0 }
+    Given { created: created.into_iter().collect(), accepted_at }
 }
 
 #[test]
