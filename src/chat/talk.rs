@@ -292,8 +292,10 @@ impl Chat {
             }
             Step::Old => return Ok(()),
         };
-        let messages: Vec<Message> = changes.messages.into_iter().skip(skip).map(message_of).collect();
-        self.check_room(from, &messages)?;
+        let mut messages: Vec<Message> = changes.messages.into_iter().skip(skip).map(message_of).collect();
+        if self.fit(from, &mut messages)? {
+            room.topic().ask(now);
+        }
         let places = self.places(room, &ids[skip..].iter().flatten().copied().collect::<Vec<_>>()).await?;
         let mut judged = Vec::with_capacity(messages.len());
         for message in messages {
@@ -338,8 +340,9 @@ impl Chat {
         if !room.topic().may_post(from, theirs, mine) {
             return Ok(());
         }
-        let messages: Vec<Message> = posts.messages.into_iter().map(message_of).collect();
-        self.check_room(from, &messages)?;
+        let mut messages: Vec<Message> = posts.messages.into_iter().map(message_of).collect();
+        // What is left out is sent again.
+        self.fit(from, &mut messages)?;
         let ids: Vec<Uuid> = messages.iter().filter_map(|message| message.id).collect();
         let places = self.places(room, &ids).await?;
         let mut proven = Vec::with_capacity(messages.len());
@@ -360,15 +363,23 @@ impl Chat {
         self.append(room, entries, vec![], Some(from)).await
     }
 
-    fn check_room(&self, peer: PeerId, messages: &[Message]) -> Result<(), Error> {
-        let bytes: u64 = messages.iter().map(|message| message.size() as u64).sum();
+    /// Leaves out what there is no room for, from the end; whether something
+    /// was. `Exhausted`: nothing of it fits.
+    fn fit(&self, peer: PeerId, messages: &mut Vec<Message>) -> Result<bool, Error> {
         let (taken, limit) = (self.counts().bytes_of(peer), self.0.config.peer_max_bytes.as_u64());
-        match taken.saturating_add(bytes) > limit {
-            true => {
-                Err(Error::exhausted(format!("{taken} bytes of the server are kept; chat.peer_max_bytes = {limit}")))
-            }
-            false => Ok(()),
+        let mut bytes = taken;
+        let fits = messages.iter().take_while(|message| {
+            bytes = bytes.saturating_add(message.size() as u64);
+            bytes <= limit
+        });
+        let (count, all) = (fits.count(), messages.len());
+        if count == 0 && all > 0 {
+            return Err(Error::exhausted(format!(
+                "{taken} bytes of the server are kept; chat.peer_max_bytes = {limit}"
+            )));
         }
+        messages.truncate(count);
+        Ok(count < all)
     }
 
     /// The message, if its author's node signed it.

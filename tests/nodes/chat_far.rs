@@ -123,11 +123,11 @@ async fn both_nodes_make_the_same_chat_at_once_and_hear_each_other() {
         assert_eq!((&*heard.text, &*heard.user_id), ("from a", &*far));
         bob.send(&chat, "from b").await.unwrap();
         assert_eq!(to_alice.next().await.unwrap().user_id, other);
-        let (ours, theirs) = (alice.history(&chat).await.unwrap(), bob.history(&chat).await.unwrap());
         let ids = |history: &[pillarbox::proto::chat::Message]| {
             history.iter().map(|message| (message.id.clone(), message.sent_at)).collect::<Vec<_>>()
         };
-        assert_eq!(ids(&ours), ids(&theirs));
+        eventually!(alice.texts(&chat).await.len() == 2 && bob.texts(&chat).await.len() == 2);
+        assert_eq!(ids(&alice.history(&chat).await.unwrap()), ids(&bob.history(&chat).await.unwrap()));
     }
 }
 
