@@ -9,7 +9,7 @@
 //! 2. [`store`]: rows; [`net`]: sockets, TLS, HTTP
 //! 3. [`identity`]: the node's key, tokens, principals
 //! 4. [`federation`]: the postbox, out to other servers
-//! 5. [`relay`]: the MPC router
+//! 5. [`relay`]: the MPC router; [`chat`]: chats
 //! 7. [`admin`]: the operator's socket, metrics
 //! 8. [`node`]: the wiring; [`config`]
 //! 9. [`cli`]: the process; [`demo`]

@@ -44,7 +44,10 @@ const PURE: &[&str] = &[
     "relay/router/quota.rs",
     "relay/subscriptions.rs",
     "relay/window.rs",
+    "chat/content.rs",
     "chat/topic.rs",
+    "chat/topic/ids.rs",
+    "chat/topic/replica.rs",
 ];
 const IMPURE: &[&str] = &[
     "tokio",

@@ -30,6 +30,8 @@ use tokio::sync::mpsc;
 /// Letters, and their bytes, that wait to be opened.
 const LETTERS_MAX: usize = 256;
 const BYTES_MAX: usize = 32 << 20;
+/// Bytes of one note: a page of messages, or one large one.
+const NOTE_MAX: usize = 2 << 20;
 /// Notes in one letter.
 pub const NOTES_MAX: usize = 1_024;
 /// What one message of another server may have.
@@ -103,6 +105,10 @@ impl Chat {
 
     async fn take_note(&self, peer: PeerId, note: Note) -> Result<(), Error> {
         let Some(chat) = Uuid::from_slice(&note.chat) else { return Err(Error::invalid("chat: not 16 bytes")) };
+        let bytes = prost::Message::encoded_len(&note);
+        if bytes > NOTE_MAX {
+            return Err(Error::invalid(format!("a note of {bytes} bytes; the limit is {NOTE_MAX}")));
+        }
         let room = match self.room(chat).await? {
             Some(room) => room,
             None if note.users.is_empty() => {

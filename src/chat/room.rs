@@ -17,8 +17,9 @@ use std::{
 };
 use tokio::sync::{oneshot, watch};
 
-/// What waits to be done with one chat.
+/// What waits to be done with one chat; of it, what other nodes told.
 const JOBS_MAX: usize = 8_192;
+const NOTES_MAX: usize = 32;
 /// Messages and bytes of one batch.
 const BATCH: usize = 512;
 const BATCH_BYTES: usize = 1 << 20;
@@ -38,6 +39,7 @@ pub struct Room {
 #[derive(Default)]
 struct Work {
     jobs: VecDeque<Job>,
+    notes: usize,
     running: bool,
 }
 
@@ -96,6 +98,12 @@ impl Room {
         if work.jobs.len() >= JOBS_MAX {
             return Err(Error::exhausted(format!("{JOBS_MAX} messages of this chat wait to be stored; try again")));
         }
+        if matches!(job, Job::Note(..)) {
+            if work.notes >= NOTES_MAX {
+                return Err(Error::exhausted("too much that was told of this chat waits; it is asked for again"));
+            }
+            work.notes += 1;
+        }
         work.jobs.push_back(job);
         Ok(!std::mem::replace(&mut work.running, true))
     }
@@ -108,7 +116,10 @@ impl Room {
                 work.running = false;
                 return None;
             }
-            Some(Job::Note(peer, kind)) => return Some(Batch::Note(peer, kind)),
+            Some(Job::Note(peer, kind)) => {
+                work.notes -= 1;
+                return Some(Batch::Note(peer, kind));
+            }
             Some(Job::GiveUp(places)) => return Some(Batch::GiveUp(places)),
             Some(Job::Say(say)) => say,
         };

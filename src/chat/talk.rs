@@ -206,7 +206,7 @@ impl Chat {
         self.0.store.submit(Change::Chat(row)).await?;
         self.0.metrics.chat_given_up.inc_by(places.len() as u64);
         tracing::warn!(chat = %room.chat, messages = places.len(), "the home of a chat was away for too long; messages are given up");
-        room.topic().gave_up(&places);
+        room.topic().gave_up(&places, Millis::now());
         Ok(())
     }
 

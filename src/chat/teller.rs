@@ -223,9 +223,13 @@ impl Chat {
         if let Some(after) = compare {
             self.compare_some(peer, after).await?;
         }
-        let mut draft = Draft::default();
+        let (mut draft, mut written) = (Draft::default(), Vec::with_capacity(rooms.len()));
         for room in &rooms {
+            let before = draft.told.len();
             self.draft(peer, room, &mut draft).await?;
+            if draft.told.len() > before {
+                written.push(room);
+            }
             if draft.bytes >= LETTER_BYTES || draft.notes.len() >= NOTES_MAX - 8 {
                 self.post(peer, std::mem::take(&mut draft)).await?;
             }
@@ -239,7 +243,8 @@ impl Chat {
                 duties.rooms.remove(&room.chat);
             }
         }
-        rooms.iter().for_each(|room| self.attend(room));
+        // Where nothing was found, the next change says what is due.
+        written.into_iter().for_each(|room| self.attend(room));
         Ok(())
     }
 

@@ -7,6 +7,7 @@
 //! and asked for. The store is changed by the driver first, then this.
 
 mod ids;
+mod replica;
 
 pub use ids::{Founding, PURPOSE, Said, chained, found, members_key, message_id, server_of};
 
@@ -14,16 +15,9 @@ use crate::{
     store::chat::{Entry, Message},
     types::{Millis, PeerId, uuid::Uuid},
 };
-use std::{
-    collections::{BTreeMap, HashMap, HashSet},
-    time::Duration,
-};
+use replica::{Replica, Waiting};
+use std::collections::{BTreeMap, HashMap, HashSet};
 
-/// Between two questions about the same chat, at first.
-const ASK_PAUSE: Duration = Duration::from_secs(2);
-/// Posts that were not numbered are sent again after this, at first.
-const POST_PAUSE: Duration = Duration::from_secs(10);
-const PAUSE_MAX: Duration = Duration::from_secs(600);
 /// Posts under way to their home together.
 pub const FLIGHT_MAX: usize = 256;
 
@@ -97,37 +91,6 @@ enum Role {
     Replica(Replica),
 }
 
-#[derive(Debug, Clone)]
-struct Replica {
-    home: PeerId,
-    /// The places of posts that wait, in their order.
-    waiting: Waiting,
-    flight: Option<Flight>,
-    /// Flights without an effect, one after the other.
-    misses: u32,
-    /// Home was said to be so far.
-    home_at: u64,
-    ask_at: Option<Millis>,
-    asked: Option<(Millis, u32)>,
-    /// Home was silent for too long.
-    lost: bool,
-}
-
-#[derive(Debug, Clone, Default)]
-struct Waiting {
-    count: usize,
-    first: i64,
-    next: i64,
-}
-
-/// Posts under way.
-#[derive(Debug, Clone)]
-struct Flight {
-    through: i64,
-    left: usize,
-    again_at: Millis,
-}
-
 /// What is kept of a topic, read back.
 #[derive(Debug, Clone)]
 pub struct Saved {
@@ -155,16 +118,7 @@ impl Topic {
         let Saved { head, home, links, waiting: (count, first, next), lost } = saved;
         let role = match home {
             None => Role::Home,
-            Some(home) => Role::Replica(Replica {
-                home,
-                waiting: Waiting { count, first, next },
-                flight: None,
-                misses: 0,
-                home_at: 0,
-                ask_at: None,
-                asked: None,
-                lost,
-            }),
+            Some(home) => Role::Replica(Replica::new(home, Waiting { count, first, next }, lost)),
         };
         // What was sent before is not known any more: heads are compared after every start.
         let link = |introduced| Link { introduced, told: head.revision, head_due: false, outline_due: None };
@@ -239,7 +193,11 @@ impl Topic {
         let Some(link) = self.links.get_mut(&peer) else { return };
         link.introduced = true;
         match &mut self.role {
-            Role::Home if known => link.told = theirs.revision,
+            Role::Home if known => {
+                link.told = theirs.revision;
+                // Who asks hears that there is nothing, and that home is there.
+                link.head_due |= theirs.revision == head.revision;
+            }
             Role::Home => link.outline_due = Some(theirs),
             Role::Replica(replica) if replica.home == peer => {
                 replica.home_at = theirs.revision;
@@ -376,11 +334,14 @@ impl Topic {
         replica.ask(now, seed);
     }
 
-    /// Posts at these places were given up: home was silent for too long.
-    pub fn gave_up(&mut self, places: &[i64]) {
+    /// Posts at these places were given up: home was silent for too long. It is
+    /// asked once more; what it answers says that it is there.
+    pub fn gave_up(&mut self, places: &[i64], now: Millis) {
+        let seed = self.seed;
         if let Some(replica) = self.replica_mut() {
             replica.clear(places);
             replica.lost |= !places.is_empty();
+            replica.ask(now, seed);
         }
     }
 
@@ -459,9 +420,7 @@ impl Topic {
     pub fn sent_posts(&mut self, count: usize, through: i64, now: Millis) {
         let seed = self.seed;
         let Some(replica) = self.replica_mut() else { return };
-        let again_at = now.plus(pause(POST_PAUSE, replica.misses, seed));
-        replica.misses += 1;
-        replica.flight = (count > 0).then_some(Flight { through, left: count, again_at });
+        replica.fly(count, through, now, seed);
     }
 
     /// The peer does not know the chat.
@@ -486,51 +445,12 @@ impl Topic {
     }
 }
 
-impl Replica {
-    fn ask(&mut self, now: Millis, seed: u64) {
-        let earliest = match self.asked {
-            Some((at, times)) => now.max(at.plus(pause(ASK_PAUSE, times, seed))),
-            None => now,
-        };
-        self.ask_at = Some(self.ask_at.map_or(earliest, |at| at.min(earliest)));
-    }
-
-    /// Asks again by itself as long as home is known to be further.
-    fn has_asked(&mut self, now: Millis, revision: u64, seed: u64) {
-        let times = self.asked.map_or(0, |(_, times)| times + 1);
-        self.asked = Some((now, times));
-        self.ask_at = (self.home_at > revision).then(|| now.plus(pause(ASK_PAUSE, times + 1, seed)));
-    }
-
-    fn clear(&mut self, places: &[i64]) {
-        if places.is_empty() {
-            return;
-        }
-        self.misses = 0;
-        self.waiting.count = self.waiting.count.saturating_sub(places.len());
-        if let Some(flight) = &mut self.flight {
-            let landed = places.iter().filter(|place| **place <= flight.through).count();
-            flight.left = flight.left.saturating_sub(landed);
-        }
-        if self.flight.as_ref().is_some_and(|flight| flight.left == 0) {
-            self.flight = None;
-        }
-    }
-}
-
 /// One more message in the log.
 fn follow(head: &mut Head, message: Message) -> Entry {
     head.revision += 1;
     head.seq += u64::from(message.id.is_some());
     head.chain = chained(head.chain, message.id);
     Entry { revision: head.revision, seq: head.seq, chain: head.chain, message }
-}
-
-/// Twice as long each time, a quarter less or more.
-fn pause(first: Duration, times: u32, seed: u64) -> Duration {
-    let full = first.saturating_mul(1 << times.min(16)).min(PAUSE_MAX);
-    let spread = chained(seed, None) % 512;
-    full.mul_f64(0.75 + spread as f64 / 1024.0)
 }
 
 #[cfg(test)]

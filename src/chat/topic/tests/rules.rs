@@ -1,6 +1,9 @@
 //! The rules one by one.
 
-use super::super::*;
+use super::super::{
+    replica::{PAUSE_MAX, POST_PAUSE},
+    *,
+};
 use bytes::Bytes;
 
 const B: PeerId = PeerId(2);
@@ -210,8 +213,12 @@ fn a_question_is_repeated_with_pauses_for_as_long_as_home_is_further() {
 fn a_home_that_was_silent_for_too_long_is_lost_until_it_is_heard_of() {
     let mut replica = topic(Some(B), Head::default());
     replica.posted(1);
-    replica.gave_up(&[0]);
+    replica.gave_up(&[0], NOW);
     assert!(replica.is_lost() && replica.waiting() == 0);
+    assert_eq!(replica.due(B, NOW), [Due::Head { introduce: false }], "is anybody there?");
+    let mut home = topic(None, Head::default());
+    home.heard(B, Mark::default(), Some(0), NOW);
+    assert_eq!(home.due(B, NOW), [Due::Head { introduce: false }]);
     replica.heard(B, Mark::default(), Some(0), NOW);
     assert!(!replica.is_lost());
 }

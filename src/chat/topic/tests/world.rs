@@ -3,7 +3,10 @@
 
 use super::{super::*, Sights, rng::Rng};
 use bytes::Bytes;
-use std::collections::{BTreeSet, VecDeque};
+use std::{
+    collections::{BTreeSet, VecDeque},
+    time::Duration,
+};
 
 pub const SIGHTS: &[&str] = &[
     "posted at home",
