@@ -444,6 +444,33 @@ async fn what_another_server_may_make_this_node_keep_is_bounded() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_server_that_changes_its_name_keeps_its_chats() {
+    let (a, b) = (TestNode::start_with(quick).await, TestNode::start_with(quick).await);
+    federate(&a, &b).await;
+    let (alice, bob) = (Talker::of(&a, "alice").await, Talker::of(&b, "bob").await);
+    let chat = alice.new_chat(&["alice", &at("bob", &b.id)]).await.unwrap();
+    alice.send(&chat, "before").await.unwrap();
+    eventually!(bob.history(&chat).await.is_ok_and(|history| history.len() == 1));
+    let new_id: ServerId = b.id.to_string().replace("localhost", "127.0.0.1").parse().unwrap();
+    b.federation().rename(new_id.clone()).await.unwrap();
+    eventually!(a.federation().peer(&new_id).is_ok_and(|peer| peer.server_id() == new_id));
+    for name in [at("bob", &new_id), at("bob", &b.id)] {
+        assert_eq!(alice.new_chat(&["alice", &name]).await.unwrap(), chat, "{name}");
+    }
+    assert_eq!(bob.new_chat(&["bob", &at("alice", &a.id)]).await.unwrap(), chat);
+    bob.send(&chat, "after").await.unwrap();
+    alice.send(&chat, "indeed").await.unwrap();
+    eventually!(alice.texts(&chat).await.len() == 3 && bob.texts(&chat).await.len() == 3);
+    assert_eq!(alice.texts(&chat).await, bob.texts(&chat).await);
+    let his: Vec<_> = alice.history(&chat).await.unwrap().into_iter().filter(|said| said.text == "after").collect();
+    assert_eq!(his[0].user_id, at("bob", &new_id), "he is shown by the name his server has now");
+    // A new chat of the two servers is the same on both, too.
+    let (here, there) = (at("carol", &new_id), at("alice", &a.id));
+    let carol = Talker::of(&b, "carol").await;
+    assert_eq!(alice.new_chat(&["alice", &here]).await.unwrap(), carol.new_chat(&["carol", &there]).await.unwrap());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_server_that_takes_no_chats_is_refused_at_the_door() {
     let (a, stock) = (TestNode::start().await, Faulty::start().await);
     a.add(&stock.id, stock.key).await;
