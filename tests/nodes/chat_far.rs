@@ -444,6 +444,22 @@ async fn what_another_server_may_make_this_node_keep_is_bounded() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn so_much_waits_for_a_home_that_is_away_and_no_more() {
+    let two = Two::with_home(true, |config| config.chat.max_waiting = 5).await;
+    two.cut(true);
+    let bob = two.bob().await;
+    let his = numbered("bob", 0..5);
+    send_all(&bob, &two.chat, &his).await;
+    let status = bob.send(&two.chat, "one too many").await.unwrap_err();
+    assert!(status.code() == Code::ResourceExhausted && status.message().contains("chat.max_waiting"), "{status}");
+    bob.send_once(&two.chat, "bob 0", "a retry is no new message").await.unwrap();
+    two.cut(false);
+    assert_eq!(two.agree_on(5).await, his);
+    bob.send(&two.chat, "there is room again").await.unwrap();
+    two.agree_on(6).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_server_that_changes_its_name_keeps_its_chats() {
     let (a, b) = (TestNode::start_with(quick).await, TestNode::start_with(quick).await);
     federate(&a, &b).await;
