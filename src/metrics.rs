@@ -43,6 +43,8 @@ pub struct Metrics {
     pub chat_forged: IntCounter,
     /// Letters of chats that were refused.
     pub chat_letters_refused: IntCounter,
+    /// Rounds, types and senders for which two payloads were broadcast.
+    pub equivocations: IntCounter,
     /// Notifications of parties that are away, by `way` ("mail", "webhook") and
     /// `result` ("sent", "failed", "dropped").
     pub notifications: IntCounterVec,
@@ -123,6 +125,10 @@ impl Metrics {
             chat_letters_refused: plain(
                 "pillarbox_chat_letters_refused_total",
                 "Letters about chats that were refused.",
+            ),
+            equivocations: plain(
+                "pillarbox_relay_equivocations_total",
+                "Rounds, types and senders for which two payloads were broadcast.",
             ),
             notifications: labelled(
                 "pillarbox_relay_notifications_total",

@@ -22,7 +22,7 @@ use crate::{
         requests,
     },
     proto::{DESCRIPTORS, pillarbox::admin::v1::admin_server::AdminServer},
-    relay::{Notifier, Relay},
+    relay::{Notifier, Relay, operator_sessions},
     store::{Change, FormerId, NodeRow, Store},
     types::{Millis, PublicKey, ServerId},
 };
@@ -45,12 +45,13 @@ use tower::{Layer, Service, ServiceExt};
 
 /// Requests in flight when the node stops.
 const GRACE: Duration = Duration::from_secs(3);
-const SERVICES: [&str; 5] = [
+const SERVICES: [&str; 6] = [
     "protocol.sync.v1.PostboxService",
     "protocol.auth.v1.AuthService",
     "pillarbox.postbox.v1.Mailroom",
     "mpc.router.v1.MessageRouter",
     "chat.Chat",
+    "pillarbox.relay.v1.Sessions",
 ];
 
 /// Why a node did not start.
@@ -138,7 +139,8 @@ impl Node {
         // Whatever was started ends, should a later step fail.
         let undo = (closing.clone().drop_guard(), stop.clone().drop_guard());
         let relay =
-            Relay::open_on(config.relay.clone(), store.clone(), metrics.clone(), notifier, stop.clone()).await?;
+            Relay::open_on(config.relay.clone(), store.clone(), key.clone(), metrics.clone(), notifier, stop.clone())
+                .await?;
         let (chat, opened) = Chat::open_on(chat::Parts {
             config: config.chat.clone(),
             store: store.clone(),
@@ -176,7 +178,8 @@ impl Node {
             tasks: tasks.clone(),
             stop: closing.clone(),
         };
-        let commands = plain(Routes::new(AdminServer::new(operator).max_decoding_message_size(66 << 20)));
+        let commands = Routes::new(AdminServer::new(operator).max_decoding_message_size(66 << 20));
+        let commands = plain(commands.add_service(operator_sessions(&relay)));
         tasks.spawn(socket::serve(socket::bind(&socket)?, commands, closing.clone()));
 
         let limits = Limits::new(config.limits);
@@ -342,11 +345,13 @@ async fn door(
             .with_service_name(SERVICES[2])
             .with_service_name(SERVICES[3])
             .with_service_name(SERVICES[4])
+            .with_service_name(SERVICES[5])
     };
     let routes = Routes::new(federation.postbox_service())
         .add_service(federation.auth_service())
         .add_service(federation.mailroom_service(tokens.clone()))
         .add_service(relay.service(tokens.clone()))
+        .add_service(relay.sessions_service(tokens.clone()))
         .add_service(chat.service(tokens, users))
         .add_service(health_service)
         .add_service(reflection().build_v1().map_err(Error::internal)?)

@@ -173,3 +173,8 @@ fn grpcio_parties_sign_through_the_router() {
 fn grpcio_users_chat() {
     play("talkers", SOON);
 }
+
+#[test]
+fn python_verifies_transcripts_and_evidence_from_the_documented_bytes() {
+    play("evidence", SOON);
+}

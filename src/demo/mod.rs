@@ -11,7 +11,7 @@ mod gauge;
 mod link;
 mod load;
 mod picture;
-mod process;
+pub mod process;
 mod report;
 mod screen;
 mod stage;

@@ -10,6 +10,7 @@
 use super::principal::{Principal, bearer, new_token, token_hash};
 use crate::{
     error::Error,
+    net::feed::{Feed, Held},
     store::{Change, Done, Op, Store, TokenHash, TokenRow, TokenUse, UserState},
     types::{Millis, UserId},
 };
@@ -17,11 +18,10 @@ use std::{
     collections::HashMap,
     pin::Pin,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
-    task::{Context, Poll},
     time::Duration,
 };
 use tokio::{sync::watch, time::sleep};
-use tokio_stream::Stream;
+use tokio_stream::{Stream, StreamExt};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tonic::{Status, metadata::MetadataMap};
 
@@ -44,6 +44,9 @@ pub struct Issued {
     pub id: String,
 }
 
+/// What streams to a caller.
+pub type Answers<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
+
 #[derive(Clone)]
 pub struct Tokens(Arc<Inner>);
 
@@ -52,7 +55,8 @@ struct Inner {
     known: Mutex<Known>,
     /// Wakes streams; each looks whether it was its own token.
     revoked: watch::Sender<()>,
-    /// What must be seen through even when its caller stops waiting.
+    /// What must be seen through even when its caller stops waiting, and what
+    /// streams to callers.
     tasks: TaskTracker,
 }
 
@@ -238,15 +242,16 @@ impl Tokens {
 
     /// A stream to the caller, which ends with UNAUTHENTICATED once its token
     /// is revoked or expires. To be called after [`Tokens::authenticate`].
-    pub fn until_lapse<T: 'static>(
+    pub fn until_lapse<T: Send + 'static, I: Into<Held<T>>>(
         &self,
         metadata: &MetadataMap,
-        stream: impl Stream<Item = Result<T, Status>> + Send + 'static,
-    ) -> Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>> {
+        stream: impl Stream<Item = Result<I, Status>> + Send + 'static,
+    ) -> Answers<T> {
         // Before anything else: what is revoked from now on is heard of.
         let revoked = self.0.revoked.subscribe();
         let lapse = self.clone().lapse(hash_of(metadata), revoked);
-        Box::pin(Lapsing { open: Some((Box::pin(stream), Box::pin(lapse))) })
+        let stream = stream.map(|item| item.map(I::into));
+        Box::pin(Feed::new(&self.0.tasks, stream, async { lapse.await.into() }))
     }
 
     async fn lapse(self, hash: Result<TokenHash, Error>, mut revoked: watch::Receiver<()>) -> Error {
@@ -364,26 +369,6 @@ fn user_agent(metadata: &MetadataMap) -> Option<&str> {
     let text = metadata.get("user-agent")?.to_str().ok()?;
     // A header that reads as text is ASCII.
     Some(text.get(..AGENT_MAX).unwrap_or(text)).filter(|text| !text.is_empty())
-}
-
-type Open<T> = (Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>, Pin<Box<dyn Future<Output = Error> + Send>>);
-
-/// A stream and the end of its caller's token; dropped with it.
-struct Lapsing<T> {
-    open: Option<Open<T>>,
-}
-
-impl<T> Stream for Lapsing<T> {
-    type Item = Result<T, Status>;
-
-    fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
-        let Some((stream, lapse)) = &mut self.open else { return Poll::Ready(None) };
-        if let Poll::Ready(error) = lapse.as_mut().poll(context) {
-            self.open = None;
-            return Poll::Ready(Some(Err(error.into())));
-        }
-        stream.as_mut().poll_next(context)
-    }
 }
 
 #[cfg(test)]

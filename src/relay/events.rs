@@ -7,10 +7,13 @@
 use super::{
     Relay, names,
     notify::Kind as Notice,
+    reader::stops,
+    room::{self, PAGE_BYTES, pages},
     router::{Announced, check_id},
 };
 use crate::{
     error::Error,
+    net::feed::{Held, Room},
     proto::{
         mpc::router::v1::SessionEvent,
         pillarbox::relay::v1::{Letter, letter::Kind},
@@ -27,22 +30,24 @@ use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
     pin::Pin,
     sync::Arc,
+    time::Duration,
 };
-use tokio::sync::Notify;
+use tokio::sync::{Notify, Semaphore};
 use tokio_stream::Stream;
 use tonic::Status;
 
 /// One event, serialized.
 const EVENT_MAX: usize = 1 << 20;
+/// An event of another server is kept no longer, whatever it says.
+const FOREIGN_MAX: Duration = Duration::from_secs(30 * 24 * 3600);
 /// Parties that one event names.
 pub const PARTIES_MAX: usize = 1_024;
 const TYPE_MAX: usize = 256;
 /// Types that one subscription names.
 const TYPES_MAX: usize = 64;
 const PAGE_ROWS: usize = 64;
-const PAGE_BYTES: usize = 64 << 10;
 
-pub type EventStream = Pin<Box<dyn Stream<Item = Result<SessionEvent, Status>> + Send>>;
+pub type EventStream = Pin<Box<dyn Stream<Item = Result<Held<SessionEvent>, Status>> + Send>>;
 
 /// What the rest of the relay holds of a stream of events.
 #[derive(Debug)]
@@ -78,12 +83,17 @@ struct Reader {
     id: u64,
     subscription: Arc<EventSubscription>,
     cursor: u64,
-    page: VecDeque<EventRow>,
+    /// What the party's streams may hold.
+    bound: Arc<Semaphore>,
+    page: VecDeque<(EventRow, Room)>,
 }
 
 impl Drop for Reader {
     fn drop(&mut self) {
-        self.relay.streams().events.remove(&self.id);
+        if let Some(party) = self.subscription.party() {
+            self.relay.presence().heard(party, self.cursor);
+        }
+        self.relay.close_events(self.id);
     }
 }
 
@@ -203,6 +213,8 @@ impl Relay {
                 join_tokens: theirs.map(|(party, token)| (qualified(party), token.clone())).collect(),
                 ..event.clone()
             };
+            // Its names are longer than they were, and it is held to the same limit there.
+            check_length(&event)?;
             Ok((peer, random()?, Letter { kind: Some(Kind::Event(event)) }))
         };
         peers.into_iter().map(letter).collect()
@@ -249,7 +261,7 @@ impl Relay {
             }
         }
         let shown = |party: &PartyRef| self.show_known(party);
-        let expires_at = event.expires_at.min(now.plus(self.0.config.retention).0.max(now.0 + 1));
+        let expires_at = event.expires_at.min(now.plus(FOREIGN_MAX.max(self.0.config.retention)).0);
         let event = SessionEvent {
             selected_parties: parties.iter().map(shown).collect(),
             join_tokens: tokens,
@@ -265,6 +277,7 @@ impl Relay {
     /// Wakes the streams an event concerns; returns how many. The parties that
     /// it names are told elsewhere if they are away.
     pub(super) fn wake_events(&self, session: &str, kind: &str, local: Option<&[String]>) -> usize {
+        self.0.watchers.changed(session);
         self.notify(session, Notice::Event, local.unwrap_or_default().iter().map(String::as_str));
         self.concerned(kind, local, |subscription| subscription.wake.notify_one())
     }
@@ -292,8 +305,9 @@ impl Relay {
             None => 0,
         };
         let subscription = Arc::new(EventSubscription { party, types, wake: Notify::new() });
+        let bound = subscription.party().map_or_else(room::alone, |party| self.0.rooms.of(party));
         let id = self.open_events(subscription.clone())?;
-        let reader = Reader { relay: self.clone(), id, subscription, cursor, page: VecDeque::new() };
+        let reader = Reader { relay: self.clone(), id, subscription, cursor, bound, page: VecDeque::new() };
         Ok(Box::pin(stream::unfold(Some(reader), |reader| async {
             let mut reader = reader?;
             match reader.next().await {
@@ -314,23 +328,31 @@ pub struct Foreign {
 }
 
 impl Reader {
-    async fn next(&mut self) -> Result<SessionEvent, Error> {
+    async fn next(&mut self) -> Result<Held<SessionEvent>, Error> {
         loop {
-            while let Some(row) = self.page.pop_front() {
+            while let Some((row, room)) = self.page.pop_front() {
                 self.cursor = row.number;
                 if self.subscription.wants(&row.kind) {
-                    return self.shown(&row);
+                    return Ok(Held { answer: self.shown(&row)?, room: Some(room) });
                 }
             }
+            // Room for the largest: events are few.
+            let most = self.bound.clone().acquire_many_owned(pages(EVENT_MAX));
+            let mut room = tokio::select! {
+                room = most => room.map_err(Error::internal)?,
+                () = self.relay.0.stop.cancelled() => return Err(stops()),
+            };
             let party = self.subscription.party.as_deref();
             let rows = self.relay.0.store.event_page(party, self.cursor, Millis::now(), PAGE_ROWS, PAGE_BYTES).await?;
-            self.page.extend(rows);
+            let taken = pages(rows.iter().map(|row| row.body.len()).sum());
+            drop(room.split(room.num_permits().saturating_sub(usize::try_from(taken).unwrap_or(0))));
+            let room = Arc::new(room);
+            self.page.extend(rows.into_iter().map(|row| (row, room.clone())));
             if self.page.is_empty() {
+                drop(room);
                 tokio::select! {
                     () = self.subscription.wake.notified() => {}
-                    () = self.relay.0.stop.cancelled() => {
-                        return Err(Error::unavailable("the node stops; subscribe again, nothing is lost"));
-                    }
+                    () = self.relay.0.stop.cancelled() => return Err(stops()),
                 }
             }
         }
@@ -348,6 +370,10 @@ impl Reader {
 
 fn check(event: &SessionEvent, now: Millis) -> Result<(), Error> {
     check_id("event.session_id", &event.session_id)?;
+    if !event.event_id.bytes().all(|byte| byte.is_ascii_graphic()) {
+        // It is given back in metadata.
+        return Err(Error::invalid("event.event_id: it has visible ASCII only, and no spaces"));
+    }
     let limited = [("event.event_id", &event.event_id), ("event.event_type", &event.event_type)];
     for (field, text) in limited {
         if text.len() > TYPE_MAX {
@@ -359,13 +385,20 @@ fn check(event: &SessionEvent, now: Millis) -> Result<(), Error> {
         let text = format!("event: {parties} selected_parties and {tokens} join_tokens; the limit is {PARTIES_MAX}");
         return Err(Error::invalid(text));
     }
-    if event.encoded_len() > EVENT_MAX {
-        return Err(Error::invalid(format!("event: {} bytes; the limit is {EVENT_MAX}", event.encoded_len())));
-    }
+    check_length(event)?;
     if event.expires_at != 0 && event.expires_at <= now.0 {
         return Err(Error::invalid(format!("event.expires_at: {} ms since 1970 is over", event.expires_at)));
     }
     Ok(())
+}
+
+fn check_length(event: &SessionEvent) -> Result<(), Error> {
+    match event.encoded_len() {
+        0..=EVENT_MAX => Ok(()),
+        length => Err(Error::invalid(format!(
+            "event: {length} bytes, with the names of its parties in full; the limit is {EVENT_MAX}"
+        ))),
+    }
 }
 
 /// The event with what its publisher left to the node.

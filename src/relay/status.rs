@@ -153,6 +153,7 @@ impl Relay {
     /// origin is told.
     pub(super) fn finished(&self, party: &str, session: &str, seq: u64, origin: PeerId) {
         self.passing().remove(&seq);
+        self.0.watchers.changed(session);
         self.let_go(party, session, seq);
         self.0.freeing.notify_one();
         if origin != PeerId::SELF {
@@ -215,7 +216,7 @@ impl Relay {
         let rows = self.0.store.pending_page(party, session, after, Millis::now(), PENDING_BYTES).await?;
         let now = Millis::now();
         for row in &rows {
-            self.note_sent(row.seq, Sent { at: now, retries: row.retries });
+            self.note_sent(row.seq, &row.message.session, Sent { at: now, retries: row.retries });
         }
         let mut messages = Vec::with_capacity(rows.len());
         for row in rows {
@@ -242,12 +243,14 @@ impl Relay {
         })
     }
 
-    pub(super) fn note_sent(&self, seq: u64, sent: Sent) {
+    pub(super) fn note_sent(&self, seq: u64, session: &str, sent: Sent) {
         let mut passing = self.passing();
         passing.entry(seq).and_modify(|before| before.retries = before.retries.max(sent.retries)).or_insert(sent);
         if passing.len() >= super::PASSING_MAX {
             self.0.full.notify_one();
         }
+        drop(passing);
         self.0.writing.notify_one();
+        self.0.watchers.changed(session);
     }
 }

@@ -88,6 +88,7 @@ async fn reflection_lists_what_is_served_and_nothing_else() {
             "grpc.health.v1.Health",
             "mpc.router.v1.MessageRouter",
             "pillarbox.postbox.v1.Mailroom",
+            "pillarbox.relay.v1.Sessions",
             "protocol.auth.v1.AuthService",
             "protocol.sync.v1.PostboxService",
         ]

@@ -7,8 +7,10 @@ mod common;
 
 mod chat;
 mod chat_far;
+mod client;
 mod crowd;
 mod doors;
+mod evidence;
 mod faults;
 mod hrpc;
 mod input;
@@ -20,6 +22,7 @@ mod parcels;
 mod party;
 mod relay;
 mod relay_far;
+mod round_based;
 mod stock;
 mod talker;
 mod tls;

@@ -5,12 +5,24 @@ use crate::{
     eventually,
     party::{Party, announcement},
 };
+use bytes::Bytes;
+use http_body_util::Full;
+use hyper::{body::Incoming, client::conn::http2};
+use hyper_util::rt::{TokioExecutor, TokioIo};
 use pillarbox::{
-    proto::mpc::router::v1::{GetRegisteredPartiesRequest, NotificationChannel, RegisterPartyRequest, SessionEvent},
+    net::Mode,
+    proto::mpc::router::v1::{
+        GetRegisteredPartiesRequest, NotificationChannel, RegisterPartyRequest, SessionEvent, SubscribeMessagesRequest,
+        SubscribeSessionEventsRequest,
+    },
     relay::PAYLOAD_MAX,
 };
 use std::time::Duration;
-use tonic::Code;
+use tokio::net::TcpStream;
+use tonic::{
+    Code,
+    metadata::{Ascii, MetadataValue},
+};
 
 fn acknowledged(party: &str) -> (String, String) {
     (party.into(), "acknowledged".into())
@@ -250,8 +262,26 @@ async fn bad_fields_are_named() {
     let id = alice.route("s", &again, b"x").await.unwrap();
     assert_eq!(alice.status(&id).await.unwrap().deliveries.len(), 1024);
     assert_eq!(alice.register("boss").await.unwrap_err().code(), Code::InvalidArgument);
+    let long = "x".repeat(20_000);
+    let refused = [
+        alice.register(&long).await.map(drop),
+        alice.acknowledge(&long, true, "").await.map(drop),
+        alice.status(&long).await.map(drop),
+    ];
+    for refused in refused {
+        assert_eq!(refused.unwrap_err().code(), Code::InvalidArgument);
+    }
+    let service = Party::service(&node).await;
+    for id in ["a b", "é", "a\nb"] {
+        let event = SessionEvent { event_id: id.into(), ..announcement("s", &[]) };
+        let refused = service.publish(event).await.unwrap_err();
+        assert!(refused.code() == Code::InvalidArgument && refused.message().contains("event.event_id"));
+    }
+    let stranger = service.publish(announcement("s", &["bob@nowhere.example:7443"])).await.unwrap_err();
+    assert!(stranger.message().starts_with("event.selected_parties[0]: "), "{stranger:?}");
     let stranger = alice.route("s", &["bob@nowhere.example:7443"], b"x").await.unwrap_err();
     assert_eq!(stranger.code(), Code::FailedPrecondition);
+    assert!(stranger.message().starts_with("to_parties[0]: "), "{stranger:?}");
     assert!(stranger.message().contains("peer add"), "{}", stranger.message());
 }
 
@@ -419,20 +449,112 @@ async fn a_subscriber_holds_so_many_unacknowledged_messages() {
     let node = TestNode::start_with(|config| config.relay.max_unacknowledged = 2).await;
     let (alice, bob) = (Party::of(&node, "alice").await, Party::of(&node, "bob").await);
     let mut messages = bob.subscribe("").await.unwrap();
+    let mut ids = vec![];
     for payload in [b"0", b"1", b"2", b"3"] {
-        alice.route("s", &["bob"], payload).await.unwrap();
+        ids.push(alice.route("s", &["bob"], payload).await.unwrap());
     }
     let (first, second) = (messages.next().await.unwrap(), messages.next().await.unwrap());
-    // Only an acknowledgement lets the third one out.
-    let early = tokio::select! {
-        biased;
-        message = messages.next() => Some(message),
-        answer = bob.acknowledge(&second.message_id, true, "") => { answer.unwrap(); None }
-    };
-    assert!(early.is_none(), "{early:?}");
-    assert_eq!((&first.payload[..], messages.payload().await), (&b"0"[..], b"2".to_vec()));
+    assert_eq!((&first.payload[..], &second.payload[..]), (&b"0"[..], &b"1"[..]));
+    eventually!(alice.states(&ids[1]).await == [("bob".into(), "delivered".into())]);
+    assert_eq!(alice.states(&ids[2]).await, [("bob".into(), "pending".into())]);
+    // An acknowledgement lets the third one out.
+    bob.acknowledge(&second.message_id, true, "").await.unwrap();
+    assert_eq!(messages.payload().await, b"2");
     bob.acknowledge(&first.message_id, true, "").await.unwrap();
     assert_eq!(messages.payload().await, b"3");
+}
+
+/// Streams of one connection that nobody reads, in windows that are soon full.
+struct Unread {
+    sender: http2::SendRequest<Full<Bytes>>,
+    bearer: MetadataValue<Ascii>,
+    answers: Vec<http::Response<Incoming>>,
+}
+
+impl Unread {
+    async fn of(node: &TestNode, principal: &str) -> Self {
+        let stream = TcpStream::connect(node.address).await.unwrap();
+        let (sender, connection) = http2::Builder::new(TokioExecutor::new())
+            .initial_stream_window_size(65_535)
+            .initial_connection_window_size(65_535)
+            .handshake(TokioIo::new(stream))
+            .await
+            .unwrap();
+        tokio::spawn(connection);
+        Self { sender, bearer: node.bearer(principal).await, answers: vec![] }
+    }
+
+    async fn open(&mut self, method: &str, request: impl prost::Message) {
+        let message = request.encode_to_vec();
+        let length = u32::try_from(message.len()).unwrap().to_be_bytes();
+        let body = [&[0], &length[..], &message].concat();
+        let request = http::Request::post(format!("http://node/mpc.router.v1.MessageRouter/{method}"))
+            .header("content-type", "application/grpc")
+            .header("te", "trailers")
+            .header("authorization", self.bearer.to_str().unwrap())
+            .body(Full::from(body))
+            .unwrap();
+        self.answers.push(self.sender.send_request(request).await.unwrap());
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_does_not_read_holds_up_nobody() {
+    let node = TestNode::start_with(|config| config.tls.mode = Mode::Off).await;
+    let service = Party::service(&node).await;
+    let mut unread = Unread::of(&node, "party:mal").await;
+    for session in ["m0", "m1", "m2", "m3", "m4"] {
+        let sender = Party::of(&node, "filler").await;
+        let fill = (0..500).map(|_| sender.route(session, &["mal"], &[7; 200]));
+        futures_util::future::try_join_all(fill).await.unwrap();
+        unread
+            .open("SubscribeMessages", SubscribeMessagesRequest { session_id: session.into(), party_id: "mal".into() })
+            .await;
+    }
+    for n in 0..300 {
+        let event = SessionEvent { event_type: format!("{n:0200}"), ..announcement("e", &["mal"]) };
+        service.publish(event).await.unwrap();
+    }
+    for _ in 0..5 {
+        unread
+            .open(
+                "SubscribeSessionEvents",
+                SubscribeSessionEventsRequest { party_id: "mal".into(), event_types: vec![] },
+            )
+            .await;
+    }
+    // Everybody else goes on, and so does mal itself where it reads.
+    let (alice, bob) = (Party::of(&node, "alice").await, Party::of(&node, "bob").await);
+    let mut messages = bob.subscribe("").await.unwrap();
+    for n in 0..50u32 {
+        let id = alice.route_once(&n.to_string(), "s", &["bob"], &n.to_be_bytes()).await.unwrap();
+        assert_eq!(messages.payload().await, n.to_be_bytes());
+        bob.acknowledge(&id, true, "").await.unwrap();
+        assert_eq!(alice.states(&id).await, [acknowledged("bob")]);
+        assert!(bob.pending("", 0).await.unwrap().is_empty());
+    }
+    alice.route("own", &["mal"], b"for mal").await.unwrap();
+    let mal = Party::of(&node, "mal").await;
+    assert_eq!(mal.subscribe("own").await.unwrap().payload().await, b"for mal");
+    assert_eq!(unread.answers.len(), 10);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn subscriptions_that_nobody_reads_share_a_bound() {
+    let node = TestNode::start().await;
+    let (alice, mal) = (Party::of(&node, "alice").await, Party::of(&node, "mal").await);
+    alice.route("s", &["mal"], &vec![1; PAYLOAD_MAX]).await.unwrap();
+    let mut unread = vec![];
+    for _ in 0..20 {
+        unread.push(mal.subscribe("s").await.unwrap());
+    }
+    // The newest one gets it once it is read, and the older ones are told.
+    let mut newest = unread.pop().unwrap();
+    let mut replaced = 0;
+    for mut old in unread {
+        replaced += u32::from(old.end().await.code() == Code::Aborted);
+    }
+    assert_eq!((replaced, newest.payload().await.len()), (19, PAYLOAD_MAX));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
