@@ -22,6 +22,7 @@ const FILES: &[&str] = &[
     "mpc/router/v1/message_router.proto",
     "pbx/model.proto",
     "pillarbox/admin/v1/admin.proto",
+    "pillarbox/chat/v1/chat.proto",
     "pillarbox/federation/v1/federation.proto",
     "pillarbox/postbox/v1/mailroom.proto",
     "pillarbox/relay/v1/relay.proto",

@@ -1,4 +1,4 @@
-//! The benchmarks of the postbox and of the router on it, against real nodes:
+//! The benchmarks of the postbox, and of the router and the chats on it, against real nodes:
 //! each a process of its own, TLS on, keys pinned.
 //!
 //! `cargo bench --bench postbox [-- NAME…] [--quick] [--json]`
@@ -7,6 +7,8 @@
 //! before it: what the machine gives without this program. The load of the
 //! machine is printed too; figures of a busy one are worth little, ratios more.
 
+#[path = "postbox/chatting.rs"]
+mod chatting;
 #[path = "postbox/delivery.rs"]
 mod delivery;
 #[path = "postbox/disk.rs"]
@@ -35,8 +37,20 @@ use std::{env, process::ExitCode, time::Duration};
 
 type Failure = Box<dyn std::error::Error + Send + Sync>;
 
-const NAMES: [&str; 10] =
-    ["baselines", "idle", "send", "push", "drain", "route", "latency", "broadcast", "subscribed", "nats"];
+const NAMES: [&str; 12] = [
+    "baselines",
+    "idle",
+    "send",
+    "push",
+    "drain",
+    "route",
+    "latency",
+    "broadcast",
+    "subscribed",
+    "nats",
+    "chat",
+    "fanout",
+];
 /// How this program is told to be the echo server; a directory follows.
 const ECHO: &str = "--echo-server";
 
@@ -109,6 +123,8 @@ async fn run(arguments: &[String]) -> Result<(), Failure> {
             "latency" => parties::latency(&mut report, size).await?,
             "broadcast" => parties::broadcast(&mut report, size).await?,
             "subscribed" => parties::subscribed(&mut report, size).await?,
+            "chat" => chatting::send(&mut report, size).await?,
+            "fanout" => chatting::fan_out(&mut report, size).await?,
             "nats" => nats::run(&mut report, size).await?,
             _ => delivery::drain(&mut report, size).await?,
         }

@@ -5,7 +5,7 @@
 //! the key and the source that set it. Never touches the network or the data
 //! directory, and reads no environment by itself.
 
-use crate::{federation, net, relay, types::ServerId};
+use crate::{chat, federation, net, relay, types::ServerId};
 use ::config::{ConfigBuilder, File, FileFormat, builder::DefaultState};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use std::{
@@ -38,6 +38,7 @@ pub struct Config {
     pub limits: net::limits::Config,
     pub federation: federation::Config,
     pub relay: relay::Config,
+    pub chat: chat::Config,
     pub metrics: Metrics,
 }
 
@@ -68,6 +69,7 @@ impl Default for Config {
             limits: net::limits::Config::default(),
             federation: federation::Config::default(),
             relay: relay::Config::default(),
+            chat: chat::Config::default(),
             metrics: Metrics::default(),
         }
     }
@@ -143,7 +145,8 @@ impl Config {
         }
         self.tls.check(self.listen).map_err(|error| error.to_string())?;
         self.federation.check().map_err(|error| error.to_string())?;
-        self.relay.check().map_err(|error| error.to_string())
+        self.relay.check().map_err(|error| error.to_string())?;
+        self.chat.check().map_err(|error| error.to_string())
     }
 }
 

@@ -9,13 +9,14 @@
 //! 2. [`store`]: rows; [`net`]: sockets, TLS, HTTP
 //! 3. [`identity`]: the node's key, tokens, principals; [`client`] of a router
 //! 4. [`federation`]: the postbox, out to other servers
-//! 5. [`relay`]: the MPC router
+//! 5. [`relay`]: the MPC router; [`chat`]: chats
 //! 7. [`admin`]: the operator's socket, metrics
 //! 8. [`node`]: the wiring; [`config`]
 //! 9. [`cli`]: the process; [`demo`]
 #![forbid(unsafe_code)]
 
 pub mod admin;
+pub mod chat;
 pub mod cli;
 pub mod client;
 pub mod config;

@@ -35,6 +35,14 @@ pub struct Metrics {
     pub messages_routed: IntCounter,
     /// Deliveries that failed because their message expired.
     pub deliveries_expired: IntCounter,
+    /// Messages that users of this node said in chats.
+    pub chat_messages: IntCounter,
+    /// Of those, what was given up since the home of their chat was away.
+    pub chat_given_up: IntCounter,
+    /// Messages of other servers that their authors' servers never signed.
+    pub chat_forged: IntCounter,
+    /// Letters of chats that were refused.
+    pub chat_letters_refused: IntCounter,
     /// Rounds, types and senders for which two payloads were broadcast.
     pub equivocations: IntCounter,
     /// Notifications of parties that are away, by `way` ("mail", "webhook") and
@@ -104,6 +112,19 @@ impl Metrics {
             deliveries_expired: plain(
                 "pillarbox_relay_deliveries_expired_total",
                 "Deliveries that failed because their message expired.",
+            ),
+            chat_messages: plain("pillarbox_chat_messages_total", "Messages that users of this node said in chats."),
+            chat_given_up: plain(
+                "pillarbox_chat_given_up_total",
+                "Messages that were given up since the home of their chat was away for too long.",
+            ),
+            chat_forged: plain(
+                "pillarbox_chat_forged_total",
+                "Messages of chats that the servers of their authors never signed.",
+            ),
+            chat_letters_refused: plain(
+                "pillarbox_chat_letters_refused_total",
+                "Letters about chats that were refused.",
             ),
             equivocations: plain(
                 "pillarbox_relay_equivocations_total",

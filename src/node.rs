@@ -7,9 +7,10 @@ mod certificate;
 
 use crate::{
     admin::{self, metrics, socket},
+    chat::{self, Chat},
     config::Config,
     error::Error,
-    federation::{Federation, Parts},
+    federation::{Federation, Parts, Takers},
     identity::{node_key::NodeKey, tokens::Tokens, users::Users},
     metrics::Metrics,
     net::{
@@ -44,11 +45,12 @@ use tower::{Layer, Service, ServiceExt};
 
 /// Requests in flight when the node stops.
 const GRACE: Duration = Duration::from_secs(3);
-const SERVICES: [&str; 5] = [
+const SERVICES: [&str; 6] = [
     "protocol.sync.v1.PostboxService",
     "protocol.auth.v1.AuthService",
     "pillarbox.postbox.v1.Mailroom",
     "mpc.router.v1.MessageRouter",
+    "chat.Chat",
     "pillarbox.relay.v1.Sessions",
 ];
 
@@ -94,6 +96,7 @@ pub struct Node {
     tasks: TaskTracker,
     federation: Federation,
     relay: Relay,
+    chat: Chat,
     dialer: Dialer,
     store: Store,
     socket: PathBuf,
@@ -138,6 +141,15 @@ impl Node {
         let relay =
             Relay::open_on(config.relay.clone(), store.clone(), key.clone(), metrics.clone(), notifier, stop.clone())
                 .await?;
+        let (chat, opened) = Chat::open_on(chat::Parts {
+            config: config.chat.clone(),
+            store: store.clone(),
+            metrics: metrics.clone(),
+            key: key.clone(),
+            max_age: config.federation.queue_max_age,
+            stop: stop.clone(),
+        })
+        .await?;
         let federation = Federation::start(Parts {
             config: config.federation.clone(),
             store: store.clone(),
@@ -147,11 +159,12 @@ impl Node {
             own_id: server_id.clone(),
             former_ids,
             before_rename: Box::new(move |ids| renaming.as_ref().map_or(Ok(()), |certificate| certificate.name(ids))),
-            letters: Arc::new(relay.clone()),
+            letters: Takers { relay: Arc::new(relay.clone()), chat: Arc::new(chat.clone()) },
             stop: stop.clone(),
         })
         .await?;
         relay.start(federation.clone());
+        chat.start(federation.clone(), opened);
 
         let tokens = Tokens::new(store.clone());
         let users = Users::new(store.clone(), tokens.clone());
@@ -160,7 +173,7 @@ impl Node {
         let operator = admin::Service {
             federation: federation.clone(),
             tokens: tokens.clone(),
-            users,
+            users: users.clone(),
             key: key.public(),
             tasks: tasks.clone(),
             stop: closing.clone(),
@@ -180,7 +193,7 @@ impl Node {
                 Some(address)
             }
         };
-        let (health, door) = door(&federation, &relay, tokens).await?;
+        let (health, door) = door(&federation, &relay, &chat, tokens, users).await?;
         let tls = certificate.as_ref().map(|certificate| certificate.tls.clone());
         tasks.spawn(listen::serve(listener, tls, limits, door, closing.clone(), GRACE));
         if let Some(certificate) = certificate.clone() {
@@ -200,6 +213,7 @@ impl Node {
             tasks,
             federation,
             relay,
+            chat,
             dialer,
             store,
             socket,
@@ -237,6 +251,7 @@ impl Node {
         self.tasks.close();
         self.tasks.wait().await;
         self.relay.ended().await;
+        self.chat.ended().await;
         self.federation.ended().await;
         self.dialer.shutdown().await;
         self.store.close().await;
@@ -309,7 +324,13 @@ fn settle_id(
 }
 
 /// What the one port serves, and the reporter of its health.
-async fn door(federation: &Federation, relay: &Relay, tokens: Tokens) -> Result<(HealthReporter, Door), Error> {
+async fn door(
+    federation: &Federation,
+    relay: &Relay,
+    chat: &Chat,
+    tokens: Tokens,
+    users: Users,
+) -> Result<(HealthReporter, Door), Error> {
     let (health, health_service) = tonic_health::server::health_reporter();
     for service in SERVICES {
         health.set_service_status(service, ServingStatus::Serving).await;
@@ -324,12 +345,14 @@ async fn door(federation: &Federation, relay: &Relay, tokens: Tokens) -> Result<
             .with_service_name(SERVICES[2])
             .with_service_name(SERVICES[3])
             .with_service_name(SERVICES[4])
+            .with_service_name(SERVICES[5])
     };
     let routes = Routes::new(federation.postbox_service())
         .add_service(federation.auth_service())
         .add_service(federation.mailroom_service(tokens.clone()))
         .add_service(relay.service(tokens.clone()))
-        .add_service(relay.sessions_service(tokens))
+        .add_service(relay.sessions_service(tokens.clone()))
+        .add_service(chat.service(tokens, users))
         .add_service(health_service)
         .add_service(reflection().build_v1().map_err(Error::internal)?)
         .add_service(reflection().build_v1alpha().map_err(Error::internal)?);

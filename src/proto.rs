@@ -31,6 +31,11 @@ pub mod pillarbox {
             include!(concat!(env!("OUT_DIR"), "/pillarbox.admin.v1.rs"));
         }
     }
+    pub mod chat {
+        pub mod v1 {
+            include!(concat!(env!("OUT_DIR"), "/pillarbox.chat.v1.rs"));
+        }
+    }
     pub mod federation {
         pub mod v1 {
             include!(concat!(env!("OUT_DIR"), "/pillarbox.federation.v1.rs"));

@@ -6,6 +6,7 @@
 
 pub mod size;
 mod user;
+pub mod uuid;
 
 pub use user::{USER_NAME_MAX, UserId, check_user_name};
 

@@ -170,6 +170,11 @@ fn grpcio_parties_sign_through_the_router() {
 }
 
 #[test]
+fn grpcio_users_chat() {
+    play("talkers", SOON);
+}
+
+#[test]
 fn python_verifies_transcripts_and_evidence_from_the_documented_bytes() {
     play("evidence", SOON);
 }

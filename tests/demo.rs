@@ -73,3 +73,21 @@ fn a_demo_that_is_interrupted_leaves_no_node_and_no_file() {
     assert_eq!(processes(&ours), 0);
     assert_eq!(std::fs::read_dir(temp.path()).expect("the directory is there").count(), 0);
 }
+
+#[test]
+fn two_nodes_whose_link_was_cut_end_with_one_history() {
+    let temp = tempfile::tempdir().expect("a temporary directory");
+    let output = demo(temp.path(), &["chat", "--json"]).output().expect("the binary runs");
+    let told = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(0), "{told}");
+    let report: Value = serde_json::from_slice(&output.stdout).expect("one object on stdout");
+    assert_eq!((&report["ok"], &report["messages"]), (&true.into(), &17.into()), "{report}");
+    // The link was cut: one of them had not what the other had.
+    let apart: Vec<u64> = report["apart"].as_array().expect("a list").iter().filter_map(Value::as_u64).collect();
+    assert!(apart[0] != apart[1] && apart.iter().all(|count| *count < 17), "{report}");
+    for part in ["the link is cut", "the link is back", "both nodes have everything"] {
+        assert!(told.contains(part), "{part}: {told}");
+    }
+    let left = std::fs::read_dir(temp.path()).expect("the directory is there").count();
+    assert_eq!(left, 0, "the data directories are gone");
+}

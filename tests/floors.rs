@@ -49,7 +49,10 @@ const PURE: &[&str] = &[
     "relay/router/view.rs",
     "relay/subscriptions.rs",
     "relay/window.rs",
+    "chat/content.rs",
     "chat/topic.rs",
+    "chat/topic/ids.rs",
+    "chat/topic/replica.rs",
     "store/relay/chain.rs",
 ];
 const IMPURE: &[&str] = &[

@@ -26,9 +26,12 @@ of order.",
   pillarbox demo --json | jq .peers
 
 The picture needs a terminal of 80 by 24; without one, lines are printed.
-With --json it goes to stderr and the verdict alone to stdout."
+With --json it goes to stderr and the verdict alone to stdout.",
+    args_conflicts_with_subcommands = true
 )]
 pub struct Args {
+    #[command(subcommand)]
+    what: Option<What>,
     /// Events to each of B and C
     #[arg(long, value_name = "N", default_value_t = 10_000, value_parser = clap::value_parser!(u64).range(100..=1_000_000))]
     events: u64,
@@ -37,12 +40,29 @@ pub struct Args {
     keep: bool,
 }
 
+#[derive(Debug, clap::Subcommand)]
+enum What {
+    /// Two nodes, three users, a cut link, and one history
+    ///
+    /// Starts two real nodes; alice and bob belong to A, carol to B. They chat; the
+    /// link between the nodes is cut and everybody goes on talking; it comes back,
+    /// and both nodes end with the same messages in the same order. Exit 1 if not.
+    #[command(after_help = "Examples:
+  pillarbox demo chat
+  pillarbox demo chat --json | jq .history")]
+    Chat {
+        /// Keep the data directories and logs of the nodes, and say where
+        #[arg(long)]
+        keep: bool,
+    },
+}
+
 pub fn run(args: &Args, out: &mut Out) -> Result<(), Failure> {
+    if let Some(What::Chat { keep }) = args.what {
+        return chat(keep, out);
+    }
     let options = Options { events: args.events, keep: args.keep };
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .enable_all()
-        .build()
-        .map_err(|error| Failure::Failed(format!("cannot start threads: {error}")))?;
+    let runtime = runtime()?;
     // With --json stdout is for the object.
     let (sink, terminal): (Box<dyn Write + Send>, _) = match out.json() {
         true => (Box::new(io::stderr()), io::stderr().is_terminal()),
@@ -57,6 +77,30 @@ pub fn run(args: &Args, out: &mut Out) -> Result<(), Failure> {
         true => Ok(()),
         false => Err(Failure::Failed("events were lost, repeated or out of order".into())),
     }
+}
+
+fn chat(keep: bool, out: &mut Out) -> Result<(), Failure> {
+    // With --json stdout is for the object.
+    let sink: Box<dyn Write + Send> = match out.json() {
+        true => Box::new(io::stderr()),
+        false => Box::new(io::stdout()),
+    };
+    let report = runtime()?.block_on(async {
+        let stop = stop().map_err(|error| Failure::Failed(format!("cannot watch signals: {error}")))?;
+        demo::chat::run(keep, sink, stop).await.map_err(Failure::from)
+    })?;
+    out.either(&report, &report.text())?;
+    match report.ok {
+        true => Ok(()),
+        false => Err(Failure::Failed("the nodes do not have the same history".into())),
+    }
+}
+
+fn runtime() -> Result<tokio::runtime::Runtime, Failure> {
+    tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .map_err(|error| Failure::Failed(format!("cannot start threads: {error}")))
 }
 
 impl From<demo::Error> for Failure {

@@ -1,11 +1,14 @@
-//! `pillarbox demo`: three real nodes, an outage, and a verdict (floor 9).
+//! `pillarbox demo`: three real nodes, an outage, and a verdict (floor 9); and
+//! `demo chat` in `chat.rs`.
 //!
 //! A sends to B and C; B is killed in the middle and started again; the stores
 //! of the stopped nodes tell whether anything was lost, repeated or out of
 //! order. The nodes are processes of their own with the settings every node
 //! has, and are spoken to only through their sockets. Never imports `cli/`.
 
+pub mod chat;
 mod gauge;
+mod link;
 mod load;
 mod picture;
 pub mod process;

@@ -181,6 +181,7 @@ impl Plan {
         open: &mut dyn FnMut(Parcel) -> Result<Vec<Change>, Refused>,
     ) {
         let (id, is_refusal) = (parcel.id, matches!(parcel.body, Some(Body::Returned(_))));
+        let body = parcel.body.as_ref().and_then(parcels::number_of);
         match open(parcel) {
             Ok(changes) => {
                 let first = *number;
@@ -192,7 +193,7 @@ impl Plan {
                 self.refused += 1;
                 if !is_refusal {
                     let back =
-                        Change::Enqueue { peer, id: row_id, stored_at: now, body: parcels::refusal(id, &reason) };
+                        Change::Enqueue { peer, id: row_id, stored_at: now, body: parcels::refusal(id, body, &reason) };
                     *number += back.numbers();
                     self.op.push(back);
                 }

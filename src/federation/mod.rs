@@ -29,7 +29,7 @@ pub use config::Config;
 pub use driver::View;
 pub use inbox::EVENT_MAX;
 pub use mailroom::ReceivedStream;
-pub use parcels::{Letters, Outcome, PARCEL_MAX, Taken, Then, shown};
+pub use parcels::{Letter, Letters, Outcome, PARCEL_MAX, Speaks, Taken, Takers, Then, shown};
 pub use peers::{Health, Peer};
 pub use registry::AddPeer;
 
@@ -78,7 +78,7 @@ pub struct Parts {
     /// Called with all ids the node will have, before it takes a new one.
     pub before_rename: BeforeRename,
     /// Takes the letters that come in parcels.
-    pub letters: Arc<dyn Letters>,
+    pub letters: Takers,
     /// Ends every task.
     pub stop: CancellationToken,
 }
@@ -99,7 +99,7 @@ struct Inner {
     failing_attempts: Semaphore,
     counting: Counting,
     before_rename: BeforeRename,
-    letters: Arc<dyn Letters>,
+    letters: Takers,
     /// Held while rows become dead letters and their makers are told.
     burials: Mutex<()>,
     stop: CancellationToken,

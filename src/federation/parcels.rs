@@ -14,8 +14,9 @@ use super::inbox::Refused;
 use crate::{
     proto::{
         pillarbox::{
+            chat::v1 as chat,
             federation::v1::{Parcel, Returned, parcel::Body},
-            relay::v1::Letter,
+            relay::v1 as relay,
         },
         protocol::sync::v1::{Event, event::Kind},
     },
@@ -24,22 +25,89 @@ use crate::{
 };
 use bytes::Bytes;
 use prost::Message;
-use std::{fmt, ops::Range};
+use std::{fmt, ops::Range, sync::Arc};
 
 /// Bytes of one event that is a parcel.
 pub const PARCEL_MAX: usize = (4 << 20) + (64 << 10);
 /// What `KeyResponse.speaks` says of a server that takes parcels.
 pub const SPEAKS: &str = "parcels/1";
+/// The same of one that takes letters of chats, too.
+pub const SPEAKS_CHAT: &str = "chat/1";
+/// Numbers of the bodies of a parcel that are letters.
+const RELAY: u32 = 3;
+const CHAT: u32 = 4;
 /// Characters of a reason that travel, and that are heard.
 const REASON_MAX: usize = 1024;
+
+/// A letter, by whose it is.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Letter {
+    Relay(relay::Letter),
+    Chat(chat::Letter),
+}
+
+impl From<relay::Letter> for Letter {
+    fn from(letter: relay::Letter) -> Self {
+        Self::Relay(letter)
+    }
+}
+
+impl From<chat::Letter> for Letter {
+    fn from(letter: chat::Letter) -> Self {
+        Self::Chat(letter)
+    }
+}
+
+impl From<Letter> for Body {
+    fn from(letter: Letter) -> Self {
+        match letter {
+            Letter::Relay(letter) => Self::Relay(letter),
+            Letter::Chat(letter) => Self::Chat(letter),
+        }
+    }
+}
+
+/// What a server must say of itself to be sent a letter.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Speaks {
+    Parcels,
+    Chat,
+}
+
+/// Who takes the letters of each kind.
+#[derive(Clone)]
+pub struct Takers {
+    pub relay: Arc<dyn Letters<relay::Letter>>,
+    pub chat: Arc<dyn Letters<chat::Letter>>,
+}
+
+impl Takers {
+    /// A parcel with this body did not arrive.
+    fn returned(&self, body: u32, peer: PeerId, id: u64, reason: &str, now: Millis) -> Option<Taken> {
+        match body {
+            0 | RELAY => Some(self.relay.returned(peer, id, reason, now)),
+            CHAT => Some(self.chat.returned(peer, id, reason, now)),
+            _ => None,
+        }
+    }
+}
+
+/// The number of a body that is a letter.
+pub(super) fn number_of(body: &Body) -> Option<u32> {
+    match body {
+        Body::Returned(_) => None,
+        Body::Relay(_) => Some(RELAY),
+        Body::Chat(_) => Some(CHAT),
+    }
+}
 
 /// Takes the letters of one kind above the postbox. Never blocks: decides from
 /// its own memory. Called for one letter of a peer at a time, in their order;
 /// for letters of several peers at once.
-pub trait Letters: Send + Sync {
+pub trait Letters<L>: Send + Sync {
     /// What a letter of `peer` changes here, in the transaction that moves its
     /// mark. A refusal goes back to its maker.
-    fn take(&self, peer: PeerId, server: &ServerId, letter: Letter, now: Millis) -> Result<Taken, String>;
+    fn take(&self, peer: PeerId, server: &ServerId, letter: L, now: Millis) -> Result<Taken, String>;
 
     /// A letter that this node sent to `peer` did not arrive: refused there, or
     /// it expired or was dropped here. May be said twice, and of a letter that
@@ -90,7 +158,7 @@ impl fmt::Debug for Taken {
 
 /// The parcels of one transaction, as they are opened one after the other.
 pub(super) struct Opening<'a> {
-    letters: &'a dyn Letters,
+    takers: &'a Takers,
     peer: PeerId,
     server: ServerId,
     now: Millis,
@@ -98,16 +166,21 @@ pub(super) struct Opening<'a> {
 }
 
 impl<'a> Opening<'a> {
-    pub(super) fn new(letters: &'a dyn Letters, peer: PeerId, server: ServerId, now: Millis) -> Self {
-        Self { letters, peer, server, now, thens: Vec::new() }
+    pub(super) fn new(takers: &'a Takers, peer: PeerId, server: ServerId, now: Millis) -> Self {
+        Self { takers, peer, server, now, thens: Vec::new() }
     }
 
     pub(super) fn open(&mut self, parcel: Parcel) -> Result<Vec<Change>, Refused> {
         let taken = match parcel.body {
             Some(Body::Relay(letter)) if letter.kind.is_some() => {
-                self.letters.take(self.peer, &self.server, letter, self.now)
+                self.takers.relay.take(self.peer, &self.server, letter, self.now)
             }
-            Some(Body::Returned(back)) => Ok(self.letters.returned(self.peer, back.id, cut(&back.reason), self.now)),
+            Some(Body::Chat(letter)) => self.takers.chat.take(self.peer, &self.server, letter, self.now),
+            Some(Body::Returned(back)) => {
+                let reason = cut(&back.reason);
+                let taken = self.takers.returned(back.body, self.peer, back.id, reason, self.now);
+                Ok(taken.unwrap_or_else(Taken::nothing))
+            }
             Some(Body::Relay(_)) | None => Err("unknown letter".to_owned()),
         };
         match taken {
@@ -142,13 +215,14 @@ fn failed(thens: Vec<Then>, outcome: &Outcome) {
 }
 
 /// An event that is a parcel.
-pub(super) fn event(id: u64, letter: Letter) -> Bytes {
-    encode(Parcel { id, body: Some(Body::Relay(letter)) })
+pub(super) fn event(id: u64, letter: impl Into<Letter>) -> Bytes {
+    encode(Parcel { id, body: Some(letter.into().into()) })
 }
 
-/// An event that brings a parcel's refusal back.
-pub(super) fn refusal(id: u64, reason: &str) -> Bytes {
-    encode(Parcel { id, body: Some(Body::Returned(Returned { id, reason: cut(reason).to_owned() })) })
+/// An event that brings the refusal of a parcel with this body back.
+pub(super) fn refusal(id: u64, body: Option<u32>, reason: &str) -> Bytes {
+    let body = body.unwrap_or_default();
+    encode(Parcel { id, body: Some(Body::Returned(Returned { id, reason: cut(reason).to_owned(), body })) })
 }
 
 fn encode(parcel: Parcel) -> Bytes {

@@ -299,6 +299,8 @@ pub struct Introduction {
     pub kind: Kind,
     /// It takes parcels.
     pub parcels: bool,
+    /// It takes letters of chats.
+    pub chat: bool,
     pub key: PublicKey,
     /// How the channel was verified: only then the key is worth something.
     pub verified: Verified,
@@ -332,7 +334,8 @@ fn introduction(link: &Link, transport: Transport, answer: KeyResponse) -> Resul
     };
     // A parcel needs its place in the stream.
     let parcels = kind == Kind::Ours && speaks(parcels::SPEAKS);
-    Ok(Introduction { transport, kind, parcels, key, verified: link.verified() })
+    let chat = parcels && speaks(parcels::SPEAKS_CHAT);
+    Ok(Introduction { transport, kind, parcels, chat, key, verified: link.verified() })
 }
 
 /// The way to a server that is no peer (yet).

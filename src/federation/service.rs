@@ -116,7 +116,7 @@ impl AuthService for Service {
     async fn key(&self, _: Request<KeyRequest>) -> Result<Response<KeyResponse>, Status> {
         Ok(Response::new(KeyResponse {
             key: Bytes::copy_from_slice(self.0.key.public().as_bytes()),
-            speaks: vec![SPEAKS.into(), parcels::SPEAKS.into()],
+            speaks: vec![SPEAKS.into(), parcels::SPEAKS.into(), parcels::SPEAKS_CHAT.into()],
             server_id: self.0.own_id().to_string(),
             former_ids: self.0.former_ids().iter().map(ToString::to_string).collect(),
         }))

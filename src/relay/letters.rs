@@ -34,7 +34,7 @@ const GATHER: Duration = Duration::from_millis(20);
 /// Without a wake: for states whose parcel found no room.
 const AGAIN: Duration = Duration::from_secs(30);
 
-impl Letters for Relay {
+impl Letters<Letter> for Relay {
     fn take(&self, peer: PeerId, server: &ServerId, letter: Letter, now: Millis) -> Result<Taken, String> {
         let taken = match letter.kind {
             Some(Kind::Message(message)) => self.take_message(peer, server, message, now),

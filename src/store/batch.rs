@@ -14,6 +14,7 @@
 //! their own, in `relay/batch.rs`.
 
 use super::{
+    chat,
     dead::DeadLetter,
     op::{Change, Done, Gone, StreamOut},
     peers::PeerTouch,
@@ -86,6 +87,7 @@ pub(super) struct Batch<'a> {
     pub(super) peers: BTreeMap<PeerId, PeerTouch>,
     pub(super) tokens: BTreeMap<TokenHash, TokenUse>,
     pub(super) relay: relay::batch::Batch<'a>,
+    pub(super) chat: chat::Batch,
 }
 
 impl<'a> Batch<'a> {
@@ -104,6 +106,7 @@ impl<'a> Batch<'a> {
             peers: BTreeMap::new(),
             tokens: BTreeMap::new(),
             relay: relay::batch::Batch::new(arrivals),
+            chat: chat::Batch::default(),
         }
     }
 
@@ -212,6 +215,7 @@ impl<'a> Batch<'a> {
                 }
             }
             Change::Relay(change) => self.relay.take(change, &mut self.counters),
+            Change::Chat(change) => self.chat.take(change),
             // Refused by `check`.
             _ => {}
         }

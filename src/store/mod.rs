@@ -6,6 +6,7 @@
 //! are bytes.
 
 mod batch;
+pub mod chat;
 mod dead;
 mod disk;
 mod flush;

@@ -6,6 +6,7 @@
 //! a message of the relay brings its own.
 
 use super::{
+    chat,
     dead::DeadLetter,
     peers::{PeerRow, PeerTouch},
     relay,
@@ -175,6 +176,8 @@ pub enum Change {
 
     /// Rows of the MPC router.
     Relay(relay::Change),
+    /// Rows of chats.
+    Chat(chat::Change),
 }
 
 /// What came of an op that committed.
@@ -257,6 +260,7 @@ impl Change {
             Self::Guild { member, .. } => *member,
             Self::Invite { inviter, .. } => inviter.is_some(),
             Self::Relay(change) => change.grows(),
+            Self::Chat(change) => change.grows(),
             _ => false,
         }
     }
@@ -271,8 +275,10 @@ impl Change {
     }
 
     pub(super) fn is_grouped(&self) -> bool {
-        if let Self::Relay(change) = self {
-            return change.is_grouped();
+        match self {
+            Self::Relay(change) => return change.is_grouped(),
+            Self::Chat(change) => return change.is_grouped(),
+            _ => {}
         }
         matches!(
             self,
@@ -300,6 +306,7 @@ impl Change {
                 uses.iter().map(|used| 64 + used.user_agent.as_ref().map_or(0, String::len)).sum()
             }
             Self::Relay(change) => change.weight(),
+            Self::Chat(change) => change.weight(),
             _ => 0,
         }
     }

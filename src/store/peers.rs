@@ -93,6 +93,8 @@ pub struct PeerRow {
     pub transport: PeerTransport,
     /// It takes parcels.
     pub parcels: bool,
+    /// It takes letters of chats.
+    pub chat: bool,
     /// The id by which it still knows this node, after a rename it has not
     /// heard of.
     pub known_as: Option<ServerId>,
@@ -128,6 +130,7 @@ struct PeerColumns {
     kind: String,
     transport: String,
     parcels: bool,
+    chat: bool,
     known_as: Option<String>,
     next_id: Option<String>,
     held: bool,
@@ -142,7 +145,7 @@ macro_rules! select_peers {
     ($tail:literal) => {
         concat!(
             "SELECT id, server_id, origin, host, port, plaintext, key, key_origin, kind, transport, known_as, ",
-            "next_id, held, removed, created_at, outbound_ok_at, inbound_ok_at, parcels FROM peer ",
+            "next_id, held, removed, created_at, outbound_ok_at, inbound_ok_at, parcels, chat FROM peer ",
             $tail
         )
     };
@@ -167,6 +170,7 @@ fn peer(row: PeerColumns) -> Result<PeerRow, Error> {
         kind: PeerKind::named(&row.kind)?,
         transport: PeerTransport::named(&row.transport)?,
         parcels: row.parcels,
+        chat: row.chat,
         known_as: row.known_as.map(id).transpose()?,
         next_id: row.next_id.map(id).transpose()?,
         held: row.held,
@@ -250,13 +254,13 @@ impl Store {
 pub(super) async fn put(connection: &mut SqliteConnection, row: &PeerRow) -> Result<(), sqlx::Error> {
     sqlx::query(
         "INSERT INTO peer (id, server_id, origin, host, port, plaintext, key, key_origin, kind, transport,
-             known_as, next_id, held, removed, created_at, outbound_ok_at, inbound_ok_at, parcels)
-         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18)
+             known_as, next_id, held, removed, created_at, outbound_ok_at, inbound_ok_at, parcels, chat)
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19)
          ON CONFLICT (id) DO UPDATE SET origin = excluded.origin, host = excluded.host, port = excluded.port,
              plaintext = excluded.plaintext, key = excluded.key, key_origin = excluded.key_origin,
              kind = excluded.kind, transport = excluded.transport, known_as = excluded.known_as,
              next_id = excluded.next_id, parcels = excluded.parcels,
-             held = excluded.held, removed = excluded.removed, created_at = excluded.created_at",
+             chat = excluded.chat, held = excluded.held, removed = excluded.removed, created_at = excluded.created_at",
     )
     .bind(row.id.0)
     .bind(row.server_id.as_str())
@@ -276,6 +280,7 @@ pub(super) async fn put(connection: &mut SqliteConnection, row: &PeerRow) -> Res
     .bind(row.outbound_ok_at.map(|at| at.0))
     .bind(row.inbound_ok_at.map(|at| at.0))
     .bind(row.parcels)
+    .bind(row.chat)
     .execute(connection)
     .await?;
     Ok(())

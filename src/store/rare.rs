@@ -2,7 +2,7 @@
 //! has its transaction for itself.
 
 use super::{
-    dead, inbound, node,
+    chat, dead, inbound, node,
     op::{Change, Done, Gone},
     outbox::{self, Burial},
     peers, relay, tokens,
@@ -35,6 +35,7 @@ pub(super) async fn apply(connection: &mut SqliteConnection, change: &Change, do
             }
         }
         Change::Relay(change) => relay::apply(connection, change, done).await?,
+        Change::Chat(change) => chat::apply(connection, change).await?,
         taking => done.gone.push(take(connection, taking).await?),
     }
     Ok(())

@@ -5,6 +5,8 @@
 #[path = "../common/mod.rs"]
 mod common;
 
+mod chat;
+mod chat_far;
 mod client;
 mod crowd;
 mod doors;
@@ -22,6 +24,7 @@ mod relay;
 mod relay_far;
 mod round_based;
 mod stock;
+mod talker;
 mod tls;
 mod trust;
 mod users;

@@ -8,7 +8,7 @@ use crate::{
 use bytes::Bytes;
 use pillarbox::{
     error::Error,
-    federation::{AddPeer, Config, Federation, Letters, Outcome, PARCEL_MAX, Parts, Taken, delivery::State},
+    federation::{AddPeer, Config, Federation, Letters, Outcome, PARCEL_MAX, Parts, Taken, Takers, delivery::State},
     identity::node_key::NodeKey,
     metrics::Metrics,
     net::{
@@ -18,6 +18,7 @@ use pillarbox::{
     },
     proto::{
         pillarbox::{
+            chat::v1 as chat,
             federation::v1::{Parcel, parcel::Body},
             relay::v1::{Letter, Message as Said, letter::Kind},
         },
@@ -76,7 +77,7 @@ fn trace(peer: PeerId, id: u64) -> Change {
 
 struct Taker(Arc<Book>);
 
-impl Letters for Taker {
+impl Letters<Letter> for Taker {
     fn take(&self, peer: PeerId, server: &ServerId, letter: Letter, now: Millis) -> Result<Taken, String> {
         assert!(server.as_str().starts_with("localhost:"));
         self.0.opened.fetch_add(1, Relaxed);
@@ -110,6 +111,21 @@ impl Letters for Taker {
             book.returned.lock().unwrap().push((id, reason));
         })
     }
+}
+
+/// No letters of chats are sent here.
+impl Letters<chat::Letter> for Taker {
+    fn take(&self, _: PeerId, _: &ServerId, _: chat::Letter, _: Millis) -> Result<Taken, String> {
+        Err("no chats here".into())
+    }
+
+    fn returned(&self, peer: PeerId, id: u64, reason: &str, now: Millis) -> Taken {
+        Letters::<Letter>::returned(self, peer, id, &format!("of a chat: {reason}"), now)
+    }
+}
+
+fn takers(book: &Arc<Book>) -> Takers {
+    Takers { relay: Arc::new(Taker(book.clone())), chat: Arc::new(Taker(book.clone())) }
 }
 
 /// A postbox whose letters the test reads, without the rest of a node.
@@ -182,7 +198,7 @@ impl Office {
             own_id: self.id.clone(),
             former_ids: vec![],
             before_rename: Box::new(|_| Ok(())),
-            letters: Arc::new(Taker(self.book.clone())),
+            letters: takers(&self.book),
             stop: stop.clone(),
         })
         .await

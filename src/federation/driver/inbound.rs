@@ -114,7 +114,7 @@ async fn apply(
     let (row_id, mut pause) = (peer.row_id(), Pause::new());
     loop {
         let (room, now) = (inner.room(peer, mark, rows).await, Millis::now());
-        let mut opening = Opening::new(&*inner.letters, row_id, peer.server_id(), now);
+        let mut opening = Opening::new(&inner.letters, row_id, peer.server_id(), now);
         let plan = inbox::plan(row_id, mark, rows, room, now, &mut |parcel| opening.open(parcel));
         if plan.op.changes.is_empty() {
             return (mark, Ok(()));

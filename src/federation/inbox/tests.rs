@@ -172,15 +172,16 @@ fn a_parcel_that_was_applied_is_not_opened_again() {
 fn a_refused_parcel_goes_back_with_the_mark_that_moves_on() {
     let rows = [ours(1, parcels::event(9, small())), ours(2, added(1))];
     let plan = plan_with(PEER, Mark::default(), &rows, ROOM, NOW, &mut |_| refused("no"));
-    let back = Change::Enqueue { peer: PEER, id: 77, stored_at: NOW, body: parcels::refusal(9, "no") };
+    let back = Change::Enqueue { peer: PEER, id: 77, stored_at: NOW, body: parcels::refusal(9, Some(3), "no") };
     assert_eq!(plan.op.changes[1], back);
     assert_eq!((plan.taken, plan.refused, plan.mark.number, plan.dead.len()), (2, 1, 2, 0));
 }
 
 #[test]
 fn a_refusal_is_never_refused_in_turn() {
-    let plan =
-        plan_with(PEER, Mark::default(), &[ours(1, parcels::refusal(9, "no"))], ROOM, NOW, &mut |_| refused("what?"));
+    let plan = plan_with(PEER, Mark::default(), &[ours(1, parcels::refusal(9, None, "no"))], ROOM, NOW, &mut |_| {
+        refused("what?")
+    });
     assert_eq!((plan.op.changes.len(), plan.refused, plan.mark.number), (1, 1, 1));
 }
 

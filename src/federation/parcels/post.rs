@@ -3,7 +3,7 @@
 //! Also what every op with rows for queues needs: their room, and the word to
 //! the drivers once they are committed.
 
-use super::{PARCEL_MAX, event};
+use super::{Letter, PARCEL_MAX, Speaks, event};
 use crate::{
     error::Error,
     federation::{
@@ -11,7 +11,6 @@ use crate::{
         driver::Command,
         peers::{Peer, QueueBounds},
     },
-    proto::pillarbox::relay::v1::Letter,
     store::{Change, Done, Op},
     types::{Millis, PeerId, PublicKey, ServerId},
 };
@@ -25,17 +24,31 @@ impl Federation {
     /// `Invalid`: this server itself. `Precondition`: it is no peer and may not
     /// become one, it takes no parcels, or nobody could be asked.
     pub async fn parcel_peer(&self, server: &ServerId) -> Result<PeerId, Error> {
+        self.letter_peer(server, Speaks::Parcels).await
+    }
+
+    /// The same of one that takes letters of a kind.
+    pub async fn letter_peer(&self, server: &ServerId, speaks: Speaks) -> Result<PeerId, Error> {
         let inner = &self.0;
         let peer = self.peer_for(server).await?;
-        if peer.row().parcels {
+        let takes = |parcels: bool, chat: bool| match speaks {
+            Speaks::Parcels => parcels,
+            Speaks::Chat => chat,
+        };
+        let row = peer.row();
+        if takes(row.parcels, row.chat) {
             return Ok(peer.row_id());
         }
         let unknown =
             |why: String| Error::Precondition(format!("{server}: it is not known yet whether it takes parcels: {why}"));
         let asked = inner.keys.fetch(&inner.dialer, peer.target(), false, None, &inner.metrics).await;
         let introduction = asked.map_err(|error| unknown(error.to_string()))?;
-        if !introduction.parcels {
-            return Err(Error::Precondition(format!("{server} takes no parcels: it is no pillarbox, or an older one")));
+        if !takes(introduction.parcels, introduction.chat) {
+            let what = match speaks {
+                Speaks::Parcels => "parcels",
+                Speaks::Chat => "chats",
+            };
+            return Err(Error::Precondition(format!("{server} takes no {what}: it is no pillarbox, or an older one")));
         }
         inner.note_introduction(&peer, &introduction).await.map_err(|error| unknown(error.text))?;
         Ok(peer.row_id())
@@ -50,7 +63,7 @@ impl Federation {
     /// The peers are those that [`Federation::parcel_peer`] gave or that sent a
     /// letter. `Precondition`: one is none any more. `Exhausted`: a queue, or
     /// the disk, is full. `Invalid`: a letter has more than [`PARCEL_MAX`] bytes.
-    pub async fn post(&self, mut op: Op, letters: Vec<(PeerId, u64, Letter)>) -> Result<Done, Error> {
+    pub async fn post(&self, mut op: Op, letters: Vec<(PeerId, u64, impl Into<Letter>)>) -> Result<Done, Error> {
         let stored_at = Millis::now();
         for (peer, id, letter) in letters {
             let body = event(id, letter);
@@ -63,6 +76,19 @@ impl Federation {
         self.enqueue(op).await
     }
 
+    /// The key of a peer, where it is known.
+    pub fn key_of(&self, peer: PeerId) -> Option<PublicKey> {
+        self.0.registry.by_row(peer)?.key()
+    }
+
+    /// All ids of a peer, those it had before too.
+    pub fn ids_of(&self, peer: PeerId) -> Vec<ServerId> {
+        let Some(peer) = self.0.registry.by_row(peer) else { return vec![] };
+        let mut ids = self.0.registry.former_ids(&peer);
+        ids.push(peer.server_id());
+        ids
+    }
+
     /// The name of a peer now; `None` when it is none, or was removed.
     pub fn server_of(&self, peer: PeerId) -> Option<ServerId> {
         self.0.registry.by_row(peer).map(|peer| peer.server_id())
@@ -71,11 +97,6 @@ impl Federation {
     /// The peer that goes, or went, by this id.
     pub fn peer_of(&self, server: &ServerId) -> Option<PeerId> {
         self.0.registry.find(server).map(|peer| peer.row_id())
-    }
-
-    /// The key a peer is known by; `None`: it is no peer, or not known yet.
-    pub fn key_of(&self, peer: PeerId) -> Option<PublicKey> {
-        self.0.registry.by_row(peer)?.row().key.map(|key| key.key)
     }
 
     /// An id of this node, or one it had and still answers to.

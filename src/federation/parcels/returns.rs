@@ -3,11 +3,11 @@
 //! If the node dies in between, nobody is told; what waits for an answer to a
 //! letter has an end of its own.
 
-use super::{Outcome, Queued, committed, failed, read};
+use super::{Outcome, Queued, committed, failed, number_of, read};
 use crate::{
     error::Error,
     federation::{Inner, save::Pause},
-    proto::pillarbox::federation::v1::{Parcel, parcel::Body},
+    proto::pillarbox::federation::v1::Parcel,
     store::{Change, DeadRow, Op},
     types::{Millis, PeerId},
 };
@@ -35,8 +35,9 @@ pub(in crate::federation) async fn tell_makers(inner: &Inner, peer: PeerId, mut 
 async fn tell(inner: &Inner, peer: PeerId, page: &[DeadRow], reason: &str) {
     let (mut op, mut thens, mut own, mut number) = (Op::new(), Vec::new(), Vec::new(), 0);
     for row in page {
-        let Some(Parcel { id, body: Some(Body::Relay(_)) }) = read(&row.letter.body) else { continue };
-        let taken = inner.letters.returned(peer, id, reason, Millis::now());
+        let Some(Parcel { id, body: Some(body) }) = read(&row.letter.body) else { continue };
+        let told = number_of(&body).and_then(|body| inner.letters.returned(body, peer, id, reason, Millis::now()));
+        let Some(taken) = told else { continue };
         let first = number;
         number += taken.changes.iter().map(Change::numbers).sum::<u64>();
         own.push(first..number);

@@ -2,8 +2,8 @@
 //! became of it.
 
 use super::*;
-use crate::proto::pillarbox::relay::v1::{Message as Said, letter};
-use std::sync::{Arc, Mutex};
+use crate::proto::pillarbox::relay::v1::{Letter, Message as Said, letter};
+use std::sync::Mutex;
 
 const PEER: PeerId = PeerId(7);
 const NOW: Millis = Millis(1000);
@@ -28,7 +28,7 @@ impl Taker {
     }
 }
 
-impl Letters for Taker {
+impl Letters<Letter> for Taker {
     fn take(&self, _: PeerId, server: &ServerId, taken: Letter, _: Millis) -> Result<Taken, String> {
         match taken.kind {
             Some(letter::Kind::Message(said)) => Ok(self.taken(format!("{} of {server}", said.message_type))),
@@ -41,15 +41,29 @@ impl Letters for Taker {
     }
 }
 
-fn opening(taker: &Taker) -> Opening<'_> {
-    Opening::new(taker, PEER, "a.example:1".parse().unwrap(), NOW)
+impl Letters<chat::Letter> for Taker {
+    fn take(&self, _: PeerId, server: &ServerId, taken: chat::Letter, _: Millis) -> Result<Taken, String> {
+        Ok(self.taken(format!("{} notes of {server}", taken.notes.len())))
+    }
+
+    fn returned(&self, _: PeerId, id: u64, _: &str, _: Millis) -> Taken {
+        self.taken(format!("chat's {id} came back"))
+    }
+}
+
+fn takers(taker: &Taker) -> Takers {
+    Takers { relay: Arc::new(Taker(taker.0.clone())), chat: Arc::new(Taker(taker.0.clone())) }
+}
+
+fn opening(takers: &Takers) -> Opening<'_> {
+    Opening::new(takers, PEER, "a.example:1".parse().unwrap(), NOW)
 }
 
 #[test]
 fn what_we_write_we_read() {
     assert_eq!(read(&event(3, letter("x"))), Some(Parcel { id: 3, body: Some(Body::Relay(letter("x"))) }));
-    let back = Returned { id: 3, reason: "no".into() };
-    assert_eq!(read(&refusal(3, "no")), Some(Parcel { id: 3, body: Some(Body::Returned(back)) }));
+    let back = Returned { id: 3, reason: "no".into(), body: 0 };
+    assert_eq!(read(&refusal(3, None, "no")), Some(Parcel { id: 3, body: Some(Body::Returned(back)) }));
     assert_eq!(read(&Bytes::from_static(b"\x0a\x7f")), None);
 }
 
@@ -65,7 +79,7 @@ fn the_operator_sees_of_a_parcel_only_which_it_is() {
 fn a_letter_of_no_known_kind_is_refused_and_nobody_is_asked() {
     let taker = Taker::default();
     for body in [None, Some(Body::Relay(Letter { kind: None }))] {
-        let refused = opening(&taker).open(Parcel { id: 1, body }).unwrap_err();
+        let refused = opening(&takers(&taker)).open(Parcel { id: 1, body }).unwrap_err();
         assert_eq!(refused.reason, "unknown letter");
     }
     assert!(taker.log().is_empty());
@@ -74,8 +88,9 @@ fn a_letter_of_no_known_kind_is_refused_and_nobody_is_asked() {
 #[test]
 fn each_taker_hears_of_its_own_numbers() {
     let taker = Taker::default();
-    let mut opening = opening(&taker);
-    for body in [Body::Relay(letter("x")), Body::Returned(Returned { id: 8, reason: "no".into() })] {
+    let takers = takers(&taker);
+    let mut opening = opening(&takers);
+    for body in [Body::Relay(letter("x")), Body::Returned(Returned { id: 8, reason: "no".into(), body: 0 })] {
         opening.open(Parcel { id: 1, body: Some(body) }).unwrap();
     }
     assert_eq!(taker.log(), ["x of a.example:1", "8 came back: 2"]);
@@ -87,7 +102,8 @@ fn each_taker_hears_of_its_own_numbers() {
 fn whoever_took_a_letter_hears_that_nothing_came_of_it() {
     for outcome in [Outcome::Failed, Outcome::Unknown] {
         let taker = Taker::default();
-        let mut opening = opening(&taker);
+        let takers = takers(&taker);
+        let mut opening = opening(&takers);
         opening.open(Parcel { id: 1, body: Some(Body::Relay(letter("x"))) }).unwrap();
         opening.failed(&outcome);
         assert_eq!(taker.log()[1], format!("x of a.example:1: {outcome:?}"));
@@ -97,9 +113,28 @@ fn whoever_took_a_letter_hears_that_nothing_came_of_it() {
 #[test]
 fn a_long_reason_is_cut_on_both_ways() {
     let long = "é".repeat(REASON_MAX + 1);
-    let Some(Body::Returned(back)) = read(&refusal(1, &long)).unwrap().body else { panic!("a refusal") };
+    let Some(Body::Returned(back)) = read(&refusal(1, None, &long)).unwrap().body else { panic!("a refusal") };
     assert_eq!(back.reason, "é".repeat(REASON_MAX));
     let taker = Taker::default();
-    opening(&taker).open(Parcel { id: 1, body: Some(Body::Returned(Returned { id: 8, reason: long })) }).unwrap();
+    opening(&takers(&taker))
+        .open(Parcel { id: 1, body: Some(Body::Returned(Returned { id: 8, reason: long, body: 0 })) })
+        .unwrap();
     assert_eq!(taker.log(), [format!("8 came back: {}", 2 * REASON_MAX)]);
+}
+
+#[test]
+fn letters_of_each_kind_go_to_their_own_taker() {
+    let taker = Taker::default();
+    let takers = takers(&taker);
+    let mut opening = opening(&takers);
+    let said = chat::Letter { notes: vec![chat::Note::default()] };
+    opening.open(Parcel { id: 1, body: Some(Body::Chat(said)) }).unwrap();
+    for body in [CHAT, RELAY, 0, 99] {
+        let back = Returned { id: u64::from(body), reason: "no".into(), body };
+        opening.open(Parcel { id: 1, body: Some(Body::Returned(back)) }).unwrap();
+    }
+    let log = ["1 notes of a.example:1", "chat's 4 came back", "3 came back: 2", "0 came back: 2"];
+    assert_eq!(taker.log(), log, "one of no known kind is nobody's");
+    let refused = read(&refusal(3, number_of(&Body::Chat(chat::Letter::default())), "no")).unwrap();
+    assert_eq!(refused.body, Some(Body::Returned(Returned { id: 3, reason: "no".into(), body: CHAT })));
 }

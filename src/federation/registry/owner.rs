@@ -90,13 +90,14 @@ impl Owner {
         match edit {
             Edit::Add(add) => self.add(inner, add).await,
             Edit::Discover { server_id, key } => self.discover(inner, server_id, key).await,
-            Edit::Learn { peer, told: Introduction { transport, kind, parcels, key, .. } } => {
+            Edit::Learn { peer, told: Introduction { transport, kind, parcels, chat, key, .. } } => {
                 let found = self.known(inner, peer)?;
                 let was = found.row();
                 let mut row = was.clone();
                 row.transport = transport;
                 row.kind = kind.into();
                 row.parcels = parcels;
+                row.chat = chat;
                 if row.key.is_none_or(|known| known.origin == KeyOrigin::Learnt && known.key != key) {
                     if row.key.is_some() {
                         tracing::warn!(peer = %row.server_id, %key, "the peer has a new key");
@@ -112,8 +113,8 @@ impl Owner {
                 let found = self.known(inner, peer)?;
                 let was = found.row();
                 // One that is no pillarbox any more takes no parcels.
-                let parcels = was.parcels && kind == Kind::Ours;
-                self.put(inner, &found, was.clone(), PeerRow { kind: kind.into(), parcels, ..was }).await?;
+                let (parcels, chat) = (was.parcels && kind == Kind::Ours, was.chat && kind == Kind::Ours);
+                self.put(inner, &found, was.clone(), PeerRow { kind: kind.into(), parcels, chat, ..was }).await?;
                 Ok(found)
             }
             Edit::Hold { peer, held } => {
@@ -281,6 +282,7 @@ fn fresh(server_id: ServerId, origin: PeerOrigin) -> PeerRow {
         kind: PeerKind::Unknown,
         transport: Transport::Unknown,
         parcels: false,
+        chat: false,
         known_as: None,
         next_id: None,
         held: false,

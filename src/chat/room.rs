@@ -1,0 +1,142 @@
+//! One chat in memory: its users, its rules, what waits to be done with it, and
+//! the page that its readers share.
+//!
+//! Owns the order of a chat's changes: one batch of work is under way at a time.
+//! The store is told first, then `topic.rs`, then whoever waits.
+
+use super::{reader::Page, topic::Topic};
+use crate::{
+    error::Error,
+    proto::pillarbox::chat::v1::note::Kind,
+    store::chat::{Member, Message, TopicRow},
+    types::{PeerId, uuid::Uuid},
+};
+use std::{
+    collections::VecDeque,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
+use tokio::sync::{oneshot, watch};
+
+/// What waits to be done with one chat; of it, what other nodes told.
+const JOBS_MAX: usize = 8_192;
+const NOTES_MAX: usize = 32;
+/// Messages and bytes of one batch.
+const BATCH: usize = 512;
+const BATCH_BYTES: usize = 1 << 20;
+
+pub struct Room {
+    pub number: u64,
+    pub chat: Uuid,
+    pub members: Vec<Member>,
+    topic: Mutex<Topic>,
+    work: Mutex<Work>,
+    /// How far the log is; wakes the readers.
+    pub head: watch::Sender<u64>,
+    /// What was read last for the readers.
+    pub page: tokio::sync::Mutex<Option<Arc<Page>>>,
+}
+
+#[derive(Default)]
+struct Work {
+    jobs: VecDeque<Job>,
+    notes: usize,
+    running: bool,
+}
+
+/// Somebody of this node says something.
+pub struct Say {
+    pub message: Message,
+    /// Its client id was made here: nobody said it before.
+    pub fresh: bool,
+    pub reply: oneshot::Sender<Result<(), Error>>,
+}
+
+pub enum Job {
+    Say(Say),
+    Note(PeerId, Kind),
+    /// Posts that waited for too long.
+    GiveUp(Vec<i64>),
+}
+
+/// What is done in one go.
+pub enum Batch {
+    Say(Vec<Say>),
+    Note(PeerId, Kind),
+    GiveUp(Vec<i64>),
+}
+
+impl Room {
+    pub fn new(row: TopicRow, topic: Topic) -> Self {
+        Self {
+            number: row.number,
+            chat: row.chat,
+            members: row.members,
+            head: watch::Sender::new(topic.head().revision),
+            topic: Mutex::new(topic),
+            work: Mutex::default(),
+            page: tokio::sync::Mutex::default(),
+        }
+    }
+
+    pub fn topic(&self) -> MutexGuard<'_, Topic> {
+        self.topic.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The place of a member in the list of users.
+    pub fn place_of(&self, peer: PeerId, name: &str) -> Option<u32> {
+        let at = self.members.iter().position(|member| member.peer == peer && member.name == name)?;
+        u32::try_from(at).ok()
+    }
+
+    pub fn member(&self, place: u32) -> Option<&Member> {
+        self.members.get(usize::try_from(place).ok()?)
+    }
+
+    /// Adds work; `true`: somebody has to do it now. `Exhausted`: too much waits.
+    pub fn add(&self, job: Job) -> Result<bool, Error> {
+        let mut work = self.work();
+        if work.jobs.len() >= JOBS_MAX {
+            return Err(Error::exhausted(format!("{JOBS_MAX} messages of this chat wait to be stored; try again")));
+        }
+        if matches!(job, Job::Note(..)) {
+            if work.notes >= NOTES_MAX {
+                return Err(Error::exhausted("too much that was told of this chat waits; it is asked for again"));
+            }
+            work.notes += 1;
+        }
+        work.jobs.push_back(job);
+        Ok(!std::mem::replace(&mut work.running, true))
+    }
+
+    /// What is to be done next; `None`: nothing, and nobody does it any more.
+    pub fn next(&self) -> Option<Batch> {
+        let mut work = self.work();
+        let first = match work.jobs.pop_front() {
+            None => {
+                work.running = false;
+                return None;
+            }
+            Some(Job::Note(peer, kind)) => {
+                work.notes -= 1;
+                return Some(Batch::Note(peer, kind));
+            }
+            Some(Job::GiveUp(places)) => return Some(Batch::GiveUp(places)),
+            Some(Job::Say(say)) => say,
+        };
+        let mut bytes = first.message.size();
+        let mut says = vec![first];
+        while says.len() < BATCH
+            && bytes < BATCH_BYTES
+            && let Some(Job::Say(_)) = work.jobs.front()
+            && let Some(Job::Say(say)) = work.jobs.pop_front()
+        {
+            bytes += say.message.size();
+            says.push(say);
+        }
+        Some(Batch::Say(says))
+    }
+
+    fn work(&self) -> MutexGuard<'_, Work> {
+        self.work.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

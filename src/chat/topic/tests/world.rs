@@ -1,0 +1,472 @@
+//! Nodes of memory that share one chat: each a log, what waits, and the real
+//! rules; between them queues that lose, and a clock that somebody else turns.
+
+use super::{super::*, Sights, rng::Rng};
+use bytes::Bytes;
+use std::{
+    collections::{BTreeSet, VecDeque},
+    time::Duration,
+};
+
+pub const SIGHTS: &[&str] = &[
+    "posted at home",
+    "posted elsewhere",
+    "said again",
+    "lost",
+    "crashed",
+    "home restored",
+    "replica restored",
+    "cut back",
+    "asked",
+    "forged",
+    "repeated",
+    "partitioned",
+    "in flight again",
+];
+
+#[derive(Debug, Clone)]
+enum Note {
+    Introduce(Mark),
+    Head(Mark),
+    Outline { asked: Mark, places: Vec<Mark> },
+    Changes { after: Mark, messages: Vec<Message> },
+    Posts { after: Mark, messages: Vec<Message> },
+}
+
+#[derive(Clone, Default)]
+struct Disk {
+    known: bool,
+    log: Vec<Entry>,
+    waiting: BTreeMap<i64, Message>,
+    introduced: BTreeMap<PeerId, bool>,
+}
+
+impl Disk {
+    fn chain(&self, revision: u64) -> Option<u64> {
+        match revision {
+            0 => Some(0),
+            at => self.log.get(usize::try_from(at).unwrap() - 1).map(|entry| entry.chain),
+        }
+    }
+
+    fn mark(&self, revision: u64) -> Mark {
+        Mark { revision, chain: self.chain(revision).expect("a place of the log") }
+    }
+
+    fn known(&self) -> Known {
+        Known {
+            logged: self.log.iter().filter_map(|entry| entry.message.id).collect(),
+            waiting: self.waiting.iter().filter_map(|(place, message)| Some((message.id?, *place))).collect(),
+        }
+    }
+
+    fn ids(&self) -> BTreeSet<Uuid> {
+        let known = self.known();
+        known.logged.into_iter().chain(known.waiting.into_keys()).collect()
+    }
+}
+
+struct Node {
+    disk: Disk,
+    backup: Disk,
+    topic: Topic,
+}
+
+struct World {
+    rng: Rng,
+    now: Millis,
+    nodes: Vec<Node>,
+    queues: BTreeMap<(usize, usize), VecDeque<Note>>,
+    cut: BTreeSet<(usize, usize)>,
+    /// What each id says, as its author's node signed it.
+    genuine: HashMap<Uuid, Bytes>,
+    /// By author: in their order.
+    said: Vec<Vec<Uuid>>,
+    restored: bool,
+    sights: Sights,
+}
+
+const CHAT_USERS: [&str; 4] = ["a@n0:1", "b@n1:1", "c@n2:1", "d@n3:1"];
+const PAGE: usize = 4;
+
+fn peer(node: usize) -> PeerId {
+    PeerId(i64::try_from(node).unwrap() + 1)
+}
+
+fn node_of(peer: PeerId) -> usize {
+    usize::try_from(peer.0 - 1).unwrap()
+}
+
+pub fn run(seed: u64) -> Sights {
+    let mut rng = Rng::new(seed);
+    let count = rng.index(3) + 2;
+    let mut world = World::new(rng, count);
+    let steps = world.rng.between(50, 400);
+    for _ in 0..steps {
+        world.step();
+    }
+    let held = world.held();
+    world.heal();
+    world.check(seed, &held);
+    world.sights
+}
+
+impl World {
+    fn new(rng: Rng, count: usize) -> Self {
+        let node = |at: usize| {
+            let mut disk = Disk { known: at == 0, ..Disk::default() };
+            disk.introduced =
+                if at == 0 { (1..count).map(|n| (peer(n), false)).collect() } else { [(peer(0), false)].into() };
+            Node { topic: open(&disk, at), backup: disk.clone(), disk }
+        };
+        let mut nodes: Vec<_> = (0..count).map(node).collect();
+        // Somebody else but home may have made it.
+        let maker = nodes.len() - 1;
+        nodes[maker].disk.known = true;
+        let said = vec![vec![]; count];
+        Self {
+            rng,
+            now: Millis(0),
+            nodes,
+            queues: BTreeMap::new(),
+            cut: BTreeSet::new(),
+            genuine: HashMap::new(),
+            said,
+            restored: false,
+            sights: Sights::new(),
+        }
+    }
+
+    fn see(&mut self, sight: &'static str) {
+        *self.sights.entry(sight).or_default() += 1;
+    }
+
+    fn step(&mut self) {
+        let (at, roll) = (self.rng.index(self.nodes.len()), self.rng.index(100));
+        match roll {
+            0..20 => self.post(at),
+            20..50 => self.tell(at),
+            50..80 => self.deliver_any(),
+            80..84 => self.lose(),
+            84..88 => self.crash(at),
+            88..90 => self.nodes[at].backup = self.nodes[at].disk.clone(),
+            90..92 => self.restore(at),
+            92..94 => self.toggle(),
+            94..95 => self.forge(),
+            _ => self.now = self.now.plus(Duration::from_millis(self.rng.between(1, 30_000))),
+        }
+    }
+
+    fn post(&mut self, at: usize) {
+        if !self.nodes[at].disk.known {
+            return;
+        }
+        let again = self.rng.chance(15) && !self.said[at].is_empty();
+        let text = match again {
+            true => self.rng.index(self.said[at].len()),
+            false => self.said[at].len(),
+        };
+        let chat = found(CHAT_USERS.map(str::to_owned).to_vec()).chat;
+        let id = message_id(chat, CHAT_USERS[at], &text.to_string());
+        let content = Bytes::from(format!("{at}: {text}"));
+        let message = message(at, id, content.clone());
+        let node = &mut self.nodes[at];
+        let known = node.disk.known();
+        if known.logged.contains(&id) || known.waiting.contains_key(&id) {
+            return self.see("said again");
+        }
+        if !again {
+            self.said[at].push(id);
+            self.genuine.insert(id, content);
+        }
+        if at == 0 {
+            let entries = node.topic.number([message], &known);
+            self.append(0, entries, &[]);
+            self.see("posted at home");
+        } else {
+            node.disk.waiting.insert(node.topic.place_behind(), message);
+            node.topic.posted(1);
+            self.see("posted elsewhere");
+        }
+    }
+
+    fn append(&mut self, at: usize, entries: Vec<Entry>, cleared: &[i64]) {
+        let node = &mut self.nodes[at];
+        let Some(last) = entries.last() else { return };
+        let head = Head { revision: last.revision, seq: last.seq, chain: last.chain };
+        assert_eq!(entries[0].revision, node.disk.log.len() as u64 + 1, "the log has no hole");
+        node.disk.log.extend(entries);
+        for place in cleared {
+            assert!(node.disk.waiting.remove(place).is_some(), "what is cleared did wait");
+        }
+        node.topic.grown(head, cleared);
+    }
+
+    /// Sends what is due to everybody.
+    fn tell(&mut self, at: usize) {
+        if !self.nodes[at].disk.known {
+            return;
+        }
+        let peers: Vec<_> = self.nodes[at].topic.peers().collect();
+        for peer in peers {
+            for due in self.nodes[at].topic.due(peer, self.now) {
+                let note = self.note(at, peer, &due);
+                self.queues.entry((at, node_of(peer))).or_default().push_back(note);
+            }
+        }
+    }
+
+    fn note(&mut self, at: usize, to: PeerId, due: &Due) -> Note {
+        let (now, node) = (self.now, &mut self.nodes[at]);
+        node.topic.sent(to, due, now);
+        let head = node.topic.head().mark();
+        match due {
+            Due::Head { introduce } => {
+                node.disk.introduced.insert(to, true);
+                if *introduce { Note::Introduce(head) } else { Note::Head(head) }
+            }
+            Due::Outline { asked } => {
+                let places = node.topic.outline().into_iter().map(|place| node.disk.mark(place)).collect();
+                Note::Outline { asked: *asked, places }
+            }
+            Due::Changes { after } => {
+                let from = usize::try_from(*after).unwrap();
+                let messages: Vec<_> =
+                    node.disk.log[from..].iter().take(PAGE).map(|entry| entry.message.clone()).collect();
+                node.topic.sent_changes(to, *after, after + messages.len() as u64);
+                Note::Changes { after: node.disk.mark(*after), messages }
+            }
+            Due::Posts => {
+                let page: Vec<_> = node.disk.waiting.iter().take(PAGE).collect();
+                let (count, through) = (page.len(), page.last().map_or(0, |(place, _)| **place));
+                let messages = page.into_iter().map(|(_, message)| message.clone()).collect();
+                let again = node.topic.replica().is_some_and(|replica| replica.flight.is_some());
+                node.topic.sent_posts(count, through, now);
+                if again {
+                    self.see("in flight again");
+                }
+                Note::Posts { after: head, messages }
+            }
+        }
+    }
+
+    fn deliver_any(&mut self) {
+        let open: Vec<_> = self
+            .queues
+            .iter()
+            .filter(|(link, queue)| !queue.is_empty() && !self.cut.contains(link))
+            .map(|(link, _)| *link)
+            .collect();
+        if open.is_empty() {
+            return;
+        }
+        let link = open[self.rng.index(open.len())];
+        self.deliver(link);
+    }
+
+    fn deliver(&mut self, link: (usize, usize)) {
+        let Some(note) = self.queues.get_mut(&link).and_then(VecDeque::pop_front) else { return };
+        if self.rng.chance(5) {
+            self.see("repeated");
+            self.take(link.0, link.1, note.clone());
+        }
+        self.take(link.0, link.1, note);
+    }
+
+    fn take(&mut self, from: usize, at: usize, note: Note) {
+        let (now, sender) = (self.now, peer(from));
+        if !self.nodes[at].disk.known {
+            match note {
+                // Home tells the others.
+                Note::Introduce(_) => {
+                    self.nodes[at].disk.known = true;
+                    self.nodes[at].topic.is_known_to(sender);
+                }
+                _ => return self.nodes[from].topic.is_unknown_to(peer(at)),
+            }
+        }
+        let node = &mut self.nodes[at];
+        match note {
+            Note::Introduce(theirs) | Note::Head(theirs) => {
+                let mine = node.disk.chain(theirs.revision);
+                node.topic.heard(sender, theirs, mine, now);
+            }
+            Note::Outline { asked, places } => {
+                let mine = places.iter().filter_map(|mark| Some((mark.revision, node.disk.chain(mark.revision)?)));
+                let Some(common) = node.topic.common(asked, &places, &mine.collect()) else { return };
+                if common < node.topic.head().revision {
+                    self.cut_back(at, common);
+                } else {
+                    node.topic.ask(now);
+                }
+            }
+            Note::Changes { after, messages } => {
+                let ids: Vec<_> = messages.iter().map(|message| message.id).collect();
+                match node.topic.judge(after, &ids) {
+                    Step::Old => {}
+                    Step::Ask => {
+                        node.topic.ask(now);
+                        self.see("asked");
+                    }
+                    Step::Take { skip } => {
+                        let known = node.disk.known();
+                        let genuine = &self.genuine;
+                        let judged = messages.into_iter().skip(skip).map(|message| {
+                            let good = message.id.is_some_and(|id| genuine.get(&id) == Some(&message.content));
+                            (message, good)
+                        });
+                        let (entries, cleared) = node.topic.follow(judged.collect(), &known);
+                        self.append(at, entries, &cleared);
+                    }
+                }
+            }
+            Note::Posts { after, messages } => {
+                let mine = node.disk.chain(after.revision);
+                if node.topic.may_post(sender, after, mine) {
+                    let known = node.disk.known();
+                    let entries = node.topic.number(messages, &known);
+                    self.append(at, entries, &[]);
+                }
+            }
+        }
+    }
+
+    fn cut_back(&mut self, at: usize, common: u64) {
+        let (now, node) = (self.now, &mut self.nodes[at]);
+        let tail = node.disk.log.split_off(usize::try_from(common).unwrap());
+        let tail: Vec<_> = tail.into_iter().filter(|entry| entry.message.id.is_some()).collect();
+        let first = node.topic.place_before(tail.len());
+        for (place, entry) in (first..).zip(&tail) {
+            assert!(node.disk.waiting.insert(place, entry.message.clone()).is_none(), "a place of its own");
+        }
+        let head = head_of(&node.disk);
+        node.topic.cut(head, first, tail.len(), now);
+        self.see("cut back");
+    }
+
+    fn lose(&mut self) {
+        let links: Vec<_> = self.queues.iter().filter(|(_, queue)| !queue.is_empty()).map(|(link, _)| *link).collect();
+        if links.is_empty() {
+            return;
+        }
+        let (from, to) = links[self.rng.index(links.len())];
+        let lost = self.rng.index(self.queues[&(from, to)].len());
+        self.queues.get_mut(&(from, to)).unwrap().remove(lost);
+        // The postbox says so, sooner or later.
+        self.nodes[from].topic.compare(peer(to));
+        self.see("lost");
+    }
+
+    fn crash(&mut self, at: usize) {
+        let node = &mut self.nodes[at];
+        node.topic = open(&node.disk, at);
+        let peers: Vec<_> = node.topic.peers().collect();
+        peers.into_iter().for_each(|peer| node.topic.compare(peer));
+        self.see("crashed");
+    }
+
+    fn restore(&mut self, at: usize) {
+        let node = &mut self.nodes[at];
+        node.disk = node.backup.clone();
+        self.restored = true;
+        self.see(if at == 0 { "home restored" } else { "replica restored" });
+        self.crash(at);
+    }
+
+    fn toggle(&mut self) {
+        let (from, to) = (self.rng.index(self.nodes.len()), self.rng.index(self.nodes.len()));
+        if !self.cut.remove(&(from, to)) {
+            self.cut.insert((from, to));
+            self.see("partitioned");
+        }
+    }
+
+    /// Home puts words into somebody's mouth.
+    fn forge(&mut self) {
+        let author = self.rng.index(self.nodes.len() - 1) + 1;
+        let id = Uuid::of_hash([u8::try_from(self.rng.index(256)).unwrap(); 32]);
+        let forged = message(author, id, Bytes::from_static(b"never said"));
+        let known = self.nodes[0].disk.known();
+        let entries = self.nodes[0].topic.number([forged], &known);
+        self.append(0, entries, &[]);
+        self.see("forged");
+    }
+
+    /// Everything works again; long enough for every retry.
+    fn heal(&mut self) {
+        self.cut.clear();
+        for at in 0..self.nodes.len() {
+            self.crash(at);
+        }
+        for _ in 0..3_000 {
+            for at in 0..self.nodes.len() {
+                self.tell(at);
+            }
+            while let Some(link) = self.queues.iter().find(|(_, queue)| !queue.is_empty()).map(|(link, _)| *link) {
+                self.deliver(link);
+            }
+            self.now = self.now.plus(Duration::from_secs(5));
+        }
+    }
+
+    /// What somebody still has, of all that was said.
+    fn held(&self) -> BTreeSet<Uuid> {
+        let ids = self.nodes.iter().flat_map(|node| node.disk.ids());
+        ids.filter(|id| self.genuine.contains_key(id)).collect()
+    }
+
+    fn check(&self, seed: u64, held: &BTreeSet<Uuid>) {
+        let genuine = |disk: &Disk| {
+            let ids = disk.log.iter().filter_map(|entry| entry.message.id);
+            ids.filter(|id| self.genuine.contains_key(id)).collect::<Vec<_>>()
+        };
+        let home = genuine(&self.nodes[0].disk);
+        for (at, node) in self.nodes.iter().enumerate() {
+            if !node.disk.known {
+                panic!("SEED={seed}: node {at} never heard of the chat");
+            }
+            assert_eq!(genuine(&node.disk), home, "SEED={seed}: node {at} has another history");
+            assert!(node.disk.waiting.is_empty(), "SEED={seed}: posts of node {at} still wait");
+            assert_eq!(node.topic.waiting(), 0, "SEED={seed}: node {at} miscounts what waits");
+            assert_eq!(node.topic.head(), head_of(&node.disk), "SEED={seed}: node {at}'s head");
+            assert_eq!(head_of(&node.disk).chain, head_of(&self.nodes[0].disk).chain, "SEED={seed}: chains");
+        }
+        let once: BTreeSet<_> = home.iter().collect();
+        let lost: Vec<_> = held.iter().filter(|id| !once.contains(id)).collect();
+        assert!(lost.is_empty(), "SEED={seed}: {lost:?} were held and are not there");
+        assert_eq!(once.len(), home.len(), "SEED={seed}: something is there twice");
+        if !self.restored {
+            let all: BTreeSet<_> = self.said.iter().flatten().collect();
+            assert_eq!(once, all, "SEED={seed}: something that was acknowledged is not there");
+            for said in &self.said {
+                let order: Vec<_> = home.iter().filter(|id| said.contains(id)).collect();
+                assert!(order.iter().copied().eq(said.iter()), "SEED={seed}: somebody's words are out of order");
+            }
+        }
+    }
+}
+
+fn head_of(disk: &Disk) -> Head {
+    disk.log.last().map_or(Head::default(), |entry| Head {
+        revision: entry.revision,
+        seq: entry.seq,
+        chain: entry.chain,
+    })
+}
+
+fn open(disk: &Disk, at: usize) -> Topic {
+    let first = disk.waiting.first_key_value().map_or(0, |(place, _)| *place);
+    let next = disk.waiting.last_key_value().map_or(0, |(place, _)| place + 1);
+    let saved = Saved {
+        head: head_of(disk),
+        home: (at > 0).then_some(peer(0)),
+        links: disk.introduced.iter().map(|(peer, introduced)| (*peer, *introduced)).collect(),
+        waiting: (disk.waiting.len(), first, next),
+        lost: false,
+    };
+    Topic::new(saved, 7)
+}
+
+fn message(author: usize, id: Uuid, content: Bytes) -> Message {
+    Message { id: Some(id), author: u32::try_from(author).unwrap(), content, ..Message::refused() }
+}

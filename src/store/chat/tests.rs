@@ -1,0 +1,176 @@
+//! Rows of chats: what is appended is read back in order, what waits keeps its
+//! places, and a log that is cut back loses nothing.
+
+use super::*;
+use crate::{
+    error::Error,
+    store::{self, Op, Store},
+    types::{Millis, PeerId, uuid::Uuid},
+};
+use bytes::Bytes;
+use tempfile::TempDir;
+
+const B: PeerId = PeerId(2);
+const NOW: Millis = Millis(5_000);
+
+async fn store() -> (Store, TempDir) {
+    let dir = tempfile::tempdir().unwrap();
+    (Store::open(dir.path()).await.unwrap(), dir)
+}
+
+fn id(n: u8) -> Uuid {
+    Uuid::of_hash([n; 32])
+}
+
+fn message(n: u8) -> Message {
+    Message {
+        id: Some(id(n)),
+        author: u32::from(n),
+        sent_at: Millis(i64::from(n)),
+        client_id: format!("c{n}"),
+        head: Bytes::from(vec![n]),
+        content: Bytes::from(vec![n; 100]),
+        signature: n.is_multiple_of(2).then(|| Bytes::from(vec![n; 64])),
+    }
+}
+
+fn entry(n: u8) -> Entry {
+    let at = u64::from(n);
+    Entry { revision: at, seq: at, chain: u64::MAX - at, message: message(n) }
+}
+
+fn topic(number: u64, home: Option<PeerId>) -> NewTopic {
+    let member = |peer, name: &str| Member { peer, name: name.into(), qualified: format!("{name}@x:1") };
+    NewTopic {
+        number,
+        chat: id(200 + u8::try_from(number).unwrap()),
+        members_key: [u8::try_from(number).unwrap(); 32],
+        home,
+        maker: Some("user:alice".into()),
+        maker_peer: PeerId::SELF,
+        created_at: NOW,
+        members: vec![member(PeerId::SELF, "alice"), member(B, "bob")],
+        links: vec![(B, false)],
+    }
+}
+
+async fn make(store: &Store, new: NewTopic) {
+    store.submit(Change::Topic(Box::new(new))).await.unwrap();
+}
+
+async fn append(store: &Store, topic: u64, entries: impl Iterator<Item = u8>, cleared: Vec<i64>) {
+    store.submit(Change::Append { topic, entries: entries.map(entry).collect(), cleared }).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_chat_is_read_back_as_it_was_made_and_made_once() {
+    let (store, _dir) = store().await;
+    make(&store, topic(1, None)).await;
+    make(&store, topic(2, Some(B))).await;
+    let row = store.chat(id(202)).await.unwrap().unwrap();
+    assert_eq!((row.number, row.home, row.lost, row.head, row.waiting), (2, Some(B), false, (0, 0, 0), (0, 0, 0)));
+    assert_eq!((&row.members, &row.links), (&topic(2, None).members, &vec![(B, false)]));
+    assert_eq!(store.chat_of(&[1; 32]).await.unwrap().unwrap().number, 1);
+    assert_eq!(store.chat_of(&[9; 32]).await.unwrap(), None);
+    let again = NewTopic { number: 3, ..topic(1, None) };
+    let refused = store.submit(Change::Topic(Box::new(again))).await.unwrap_err();
+    assert!(matches!(refused, Error::Conflict(_)), "{refused}");
+    assert_eq!(store.newest_chat().await.unwrap(), 2);
+    assert_eq!(store.chat_makers().await.unwrap(), [(PeerId::SELF, Some("user:alice".into()), 2)]);
+    assert_eq!(store.chat_peers().await.unwrap(), [B]);
+}
+
+#[tokio::test]
+async fn a_log_is_read_in_order_from_both_ends_and_by_ids() {
+    let (store, _dir) = store().await;
+    make(&store, topic(1, None)).await;
+    make(&store, topic(2, None)).await;
+    append(&store, 1, 1..=100, vec![]).await;
+    append(&store, 2, 101..=102, vec![]).await;
+    let all = store.chat_entries(1, 0, 1_000, usize::MAX).await.unwrap();
+    assert_eq!(all, (1..=100).map(entry).collect::<Vec<_>>(), "and nothing of the other chat");
+    let some = store.chat_entries(1, 10, 5, usize::MAX).await.unwrap();
+    assert_eq!(some, (11..=15).map(entry).collect::<Vec<_>>());
+    assert_eq!(store.chat_entries(1, 10, 5, 1).await.unwrap().len(), 1, "one at least");
+    let (before, cut) = store.chat_entries_before(1, 4, 1_000, usize::MAX).await.unwrap();
+    assert_eq!((before, cut), ([3, 2, 1].map(entry).to_vec(), false));
+    assert!(store.chat_entries_before(1, u64::MAX, 1_000, 1_000).await.unwrap().1, "cut for its bytes");
+    assert_eq!(store.chat(id(201)).await.unwrap().unwrap().head, (100, 100, u64::MAX - 100));
+    let chains = store.chat_chains(1, &[0, 7, 100, 101]).await.unwrap();
+    assert_eq!(chains, [(7, u64::MAX - 7), (100, u64::MAX - 100)].into());
+    let places = store.chat_places(&[id(5), id(101), id(150)]).await.unwrap();
+    assert_eq!(places, [(id(5), Place::Logged(1, 5)), (id(101), Place::Logged(2, 101))].into());
+    assert!(store.chat_places(&[]).await.unwrap().is_empty());
+}
+
+#[tokio::test]
+async fn a_page_of_more_ids_than_a_statement_has_values_is_looked_up() {
+    let (store, _dir) = store().await;
+    make(&store, topic(1, None)).await;
+    append(&store, 1, 1..=200, vec![]).await;
+    let asked: Vec<_> = (0..40_000u32).map(|n| id(u8::try_from(n % 250).unwrap())).collect();
+    let found = store.chat_places(&asked[..2_000]).await.unwrap();
+    assert_eq!(found.len(), 200);
+}
+
+#[tokio::test]
+async fn posts_wait_in_their_places_until_they_are_cleared_or_given_up() {
+    let (store, _dir) = store().await;
+    make(&store, topic(1, Some(B))).await;
+    let posts = |range: std::ops::Range<u8>| {
+        range.map(|n| Post { place: i64::from(n) - 2, message: message(n) }).collect::<Vec<_>>()
+    };
+    store.submit(Change::Wait { topic: 1, stored_at: NOW, posts: posts(0..5) }).await.unwrap();
+    assert_eq!(store.chat_posts(1, 10, usize::MAX).await.unwrap(), posts(0..5));
+    append(&store, 1, 1..=1, vec![-1]).await;
+    assert_eq!(store.chat_places(&[id(2)]).await.unwrap()[&id(2)], Place::Waiting(1, 0));
+    assert_eq!(store.overdue_posts(Millis(5_001), 2).await.unwrap().len(), 2);
+    assert!(store.overdue_posts(NOW, 2).await.unwrap().is_empty());
+    store.submit(Change::GiveUp { topic: 1, places: vec![0, 2] }).await.unwrap();
+    let row = store.chat(id(201)).await.unwrap().unwrap();
+    assert_eq!((row.lost, row.waiting), (true, (2, -2, 3)), "given up places stay taken");
+    let left: Vec<_> = store.chat_posts(1, 10, usize::MAX).await.unwrap().iter().map(|post| post.place).collect();
+    assert_eq!(left, [-2, 1]);
+    assert_eq!(store.chat_places(&[id(2)]).await.unwrap()[&id(2)], Place::GivenUp(1, 0));
+    store.submit(Change::Found { topic: 1 }).await.unwrap();
+    assert!(!store.chat(id(201)).await.unwrap().unwrap().lost);
+}
+
+#[tokio::test]
+async fn what_a_log_is_cut_back_by_waits_in_its_order_before_the_rest() {
+    let (store, _dir) = store().await;
+    make(&store, topic(1, Some(B))).await;
+    append(&store, 1, 1..=3, vec![]).await;
+    let refused = Entry { message: Message::refused(), ..entry(4) };
+    let entries = vec![refused, entry(5)];
+    store.submit(Change::Append { topic: 1, entries, cleared: vec![] }).await.unwrap();
+    let post = Post { place: 0, message: message(9) };
+    store.submit(Change::Wait { topic: 1, stored_at: NOW, posts: vec![post] }).await.unwrap();
+    assert_eq!(store.chat_behind(1, 1).await.unwrap(), (3, 1, u64::MAX - 1));
+    store.submit(Change::CutBack { topic: 1, revision: 1, first_place: -3, stored_at: NOW }).await.unwrap();
+    let waiting: Vec<_> = store.chat_posts(1, 10, usize::MAX).await.unwrap();
+    let kept: Vec<_> = waiting.iter().map(|post| (post.place, post.message.clone())).collect();
+    assert_eq!(kept, [(-3, message(2)), (-2, message(3)), (-1, message(5)), (0, message(9))]);
+    assert_eq!(store.chat(id(201)).await.unwrap().unwrap().head, (1, 1, u64::MAX - 1));
+    append(&store, 1, 2..=2, vec![-3]).await;
+}
+
+#[tokio::test]
+async fn heads_and_what_is_due_are_found_for_each_peer() {
+    let (store, _dir) = store().await;
+    make(&store, topic(1, None)).await;
+    make(&store, topic(2, Some(B))).await;
+    append(&store, 1, 1..=2, vec![]).await;
+    assert_eq!(store.chats_due(0, 10).await.unwrap(), [(1, id(201)), (2, id(202))]);
+    let introduced = |topic| store::Change::from(Change::Introduced { topic, peer: B, introduced: true });
+    store.submit(Op::from(vec![introduced(1), introduced(2)])).await.unwrap();
+    assert_eq!(store.chats_due(0, 10).await.unwrap(), []);
+    let heads = store.chat_heads(B, 0, 10).await.unwrap();
+    let head = HeadRow { topic: 1, chat: id(201), revision: 2, chain: u64::MAX - 2 };
+    assert_eq!(heads, [head, HeadRow { topic: 2, chat: id(202), revision: 0, chain: 0 }]);
+    assert_eq!(store.chat_heads(B, 1, 10).await.unwrap().len(), 1);
+    for bytes in [5, 7] {
+        store.submit(Change::Used { peer: B, bytes }).await.unwrap();
+    }
+    assert_eq!(store.chat_usage().await.unwrap(), [(B, 12)].into());
+}
