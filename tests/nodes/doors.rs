@@ -37,7 +37,7 @@ async fn a_browser_asks_for_the_key_by_grpc_web() {
         let key = KeyResponse::decode(&body[5..5 + length]).unwrap();
         assert_eq!(key.key[..], node.key.as_bytes()[..]);
         assert_eq!(key.server_id, node.id.to_string());
-        assert_eq!(key.speaks, ["postbox/1", "parcels/1"]);
+        assert_eq!(key.speaks, ["postbox/1", "parcels/1", "chat/1"]);
         // The trailers are a frame of their own.
         let trailers = &body[5 + length..];
         assert_eq!(trailers[0], 0x80);
@@ -85,6 +85,7 @@ async fn reflection_lists_what_is_served_and_nothing_else() {
     assert_eq!(
         names,
         [
+            "chat.Chat",
             "grpc.health.v1.Health",
             "mpc.router.v1.MessageRouter",
             "pillarbox.postbox.v1.Mailroom",
