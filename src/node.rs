@@ -44,9 +44,10 @@ use tower::{Layer, Service, ServiceExt};
 
 /// Requests in flight when the node stops.
 const GRACE: Duration = Duration::from_secs(3);
-const SERVICES: [&str; 4] = [
+const SERVICES: [&str; 5] = [
     "protocol.sync.v1.PostboxService",
     "protocol.auth.v1.AuthService",
+    "pillarbox.federation.v1.Courier",
     "pillarbox.postbox.v1.Mailroom",
     "mpc.router.v1.MessageRouter",
 ];
@@ -318,9 +319,11 @@ async fn door(federation: &Federation, relay: &Relay, tokens: Tokens) -> Result<
             .with_service_name(SERVICES[1])
             .with_service_name(SERVICES[2])
             .with_service_name(SERVICES[3])
+            .with_service_name(SERVICES[4])
     };
     let routes = Routes::new(federation.postbox_service())
         .add_service(federation.auth_service())
+        .add_service(federation.courier_service())
         .add_service(federation.mailroom_service(tokens.clone()))
         .add_service(relay.service(tokens))
         .add_service(health_service)
