@@ -5,6 +5,7 @@
 #[path = "../common/mod.rs"]
 mod common;
 
+mod courier;
 mod crowd;
 mod doors;
 mod faults;
