@@ -36,7 +36,7 @@ use std::{env, process::ExitCode, time::Duration};
 type Failure = Box<dyn std::error::Error + Send + Sync>;
 
 const NAMES: [&str; 10] =
-    ["baselines", "idle", "send", "push", "drain", "route", "latency", "broadcast", "subscribed", "nats"];
+    ["baselines", "idle", "send", "courier", "drain", "route", "latency", "broadcast", "subscribed", "nats"];
 /// How this program is told to be the echo server; a directory follows.
 const ECHO: &str = "--echo-server";
 
@@ -46,8 +46,8 @@ struct Size {
     rounds: usize,
     /// How long a rate is measured, after a fifth of it to warm up.
     span: Duration,
-    /// Events pushed one at a time.
-    pushes: u64,
+    /// Events sent in batches.
+    couriered: u64,
     /// Events drained by Pull.
     drained: u64,
     /// Messages whose way is timed.
@@ -56,10 +56,16 @@ struct Size {
     parties: usize,
 }
 
-const FULL: Size =
-    Size { rounds: 3, span: Duration::from_secs(3), pushes: 10_000, drained: 1_000_000, timed: 2_000, parties: 2_000 };
+const FULL: Size = Size {
+    rounds: 3,
+    span: Duration::from_secs(3),
+    couriered: 300_000,
+    drained: 1_000_000,
+    timed: 2_000,
+    parties: 2_000,
+};
 const QUICK: Size =
-    Size { rounds: 1, span: Duration::from_millis(500), pushes: 1_000, drained: 50_000, timed: 200, parties: 200 };
+    Size { rounds: 1, span: Duration::from_millis(500), couriered: 20_000, drained: 50_000, timed: 200, parties: 200 };
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = env::args().skip(1).collect();
@@ -104,7 +110,7 @@ async fn run(arguments: &[String]) -> Result<(), Failure> {
             "baselines" => disk::baselines(&mut report, size).await?,
             "idle" => idle::run(&mut report, size).await?,
             "send" => send::run(&mut report, size).await?,
-            "push" => delivery::push(&mut report, size).await?,
+            "courier" => delivery::courier(&mut report, size).await?,
             "route" => parties::route(&mut report, size).await?,
             "latency" => parties::latency(&mut report, size).await?,
             "broadcast" => parties::broadcast(&mut report, size).await?,
