@@ -10,7 +10,7 @@ use crate::{
     config::Config,
     error::Error,
     federation::{Federation, Parts},
-    identity::{node_key::NodeKey, tokens::Tokens},
+    identity::{node_key::NodeKey, tokens::Tokens, users::Users},
     metrics::Metrics,
     net::{
         Mode,
@@ -153,11 +153,13 @@ impl Node {
         relay.start(federation.clone());
 
         let tokens = Tokens::new(store.clone());
+        let users = Users::new(store.clone(), tokens.clone());
         tasks.spawn(tokens.clone().run(stop.clone()));
         let socket = config.data_dir.join("admin.sock");
         let operator = admin::Service {
             federation: federation.clone(),
             tokens: tokens.clone(),
+            users,
             key: key.public(),
             tasks: tasks.clone(),
             stop: closing.clone(),

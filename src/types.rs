@@ -1,9 +1,13 @@
-//! The words every floor uses: server ids, public keys, rows' numbers, times.
+//! The words every floor uses: server ids, public keys, users, rows' numbers,
+//! times.
 //!
 //! Parsed at the door, so that what is inside is known to be well formed.
 //! Never does I/O.
 
 pub mod size;
+mod user;
+
+pub use user::{USER_NAME_MAX, UserId, check_user_name};
 
 use crate::error::Error;
 use base64::{Engine, engine::general_purpose::STANDARD};

@@ -1,6 +1,10 @@
-//! The binary as its users meet it: help, configuration, exit codes. What
-//! needs a running node stands elsewhere.
+//! The binary as its users meet it: help, configuration, exit codes; and what
+//! its commands print, where a script reads it.
 
+#[path = "common/process.rs"]
+mod process;
+
+use process::NodeProcess;
 use std::{
     path::Path,
     process::{Command, Output, Stdio},
@@ -75,6 +79,13 @@ fn the_commands_are_those_that_are_promised() {
         "token new",
         "token list",
         "token revoke",
+        "user add",
+        "user list",
+        "user disable",
+        "user enable",
+        "user delete",
+        "session list",
+        "session revoke",
     ];
     for command in promised {
         assert!(found.iter().any(|path| path == command), "{command} is missing");
@@ -111,6 +122,12 @@ fn wrong_usage_is_64_and_on_stderr() {
         &["event", "send", "--to", "b.example:7443", "user-added", "--user", "-1", "--guild", "2"],
         &["token", "new", "user:alice", "--ttl", "0s"],
         &["token", "new", "user:alice", "--ttl", "soon"],
+        &["user", "add"],
+        &["user", "add", "alice smith"],
+        &["user", "delete", "alice@a.example:7443"],
+        &["session", "list"],
+        &["session", "revoke"],
+        &["session", "revoke", "alice", ""],
         &[],
     ] {
         let output = run(arguments, &[]);
@@ -235,6 +252,13 @@ fn without_a_node_every_command_says_how_to_start_one() {
         &["token", "new", "user:alice", "--ttl", "30d"],
         &["token", "list"],
         &["token", "revoke", "1"],
+        &["user", "add", "alice"],
+        &["user", "list"],
+        &["user", "disable", "alice"],
+        &["user", "enable", "alice"],
+        &["user", "delete", "alice"],
+        &["session", "list", "alice"],
+        &["session", "revoke", "alice", "1"],
     ] {
         let output = run(&[arguments, &["--data-dir", "nobody"]].concat(), &[]);
         let text = stderr(&output);
@@ -284,4 +308,43 @@ fn a_malformed_log_filter_is_64() {
     let output = run(&["serve", "--listen", "127.0.0.1:0"], &[("RUST_LOG", "pillarbox=loud")]);
     assert_eq!(output.status.code(), Some(64));
     assert!(stderr(&output).contains("RUST_LOG"), "{}", stderr(&output));
+}
+
+#[test]
+fn users_and_their_sessions_are_managed_by_commands() {
+    let dir = tempfile::tempdir().expect("a temporary directory");
+    let node = NodeProcess::start(&dir.path().join("node"), &[]);
+    let added = node.json(&["user", "add", "alice"]);
+    assert!(added["id"].as_str().is_some_and(|id| id.len() == 14 && id.starts_with("usr")), "{added}");
+    assert_eq!((&added["name"], &added["state"]), (&"alice".into(), &"active".into()));
+    let one = node.json(&["token", "new", "user:alice", "--ttl", "1d"]);
+    let two = node.json(&["token", "new", "user:alice"]);
+    let listed = node.ok(&["session", "list", "alice", "--json"]);
+    let ids: Vec<serde_json::Value> = listed.lines().map(|line| serde_json::from_str(line).expect("JSON")).collect();
+    assert_eq!(ids.len(), 2);
+    assert!(ids.iter().all(|session| session["id"] == one["id"] || session["id"] == two["id"]), "{listed}");
+    let shown = node.ok(&["session", "list", "alice"]);
+    assert!(shown.contains("USER AGENT") && shown.contains("never"), "{shown}");
+
+    let id = one["id"].as_str().expect("an id");
+    assert_eq!(node.ok(&["session", "revoke", "alice", id]), format!("session {id} of alice is revoked\n"));
+    let gone = node.run(&["session", "revoke", "alice", id]);
+    assert_eq!(gone.status.code(), Some(1));
+    assert!(stderr(&gone).contains("pillarbox session list alice"), "{}", stderr(&gone));
+    assert_eq!(node.json(&["session", "revoke", "alice"])["revoked"], 1);
+
+    assert!(node.ok(&["user", "disable", "alice"]).contains("alice"));
+    assert_eq!(node.json(&["user", "list"])["state"], "disabled");
+    let refused = node.run(&["token", "new", "user:alice"]);
+    assert_eq!(refused.status.code(), Some(1));
+    assert!(stderr(&refused).contains("pillarbox user enable alice"), "{}", stderr(&refused));
+    node.ok(&["user", "enable", "alice"]);
+    node.ok(&["token", "new", "user:alice"]);
+    assert_eq!(node.json(&["user", "delete", "alice"])["sessions"], 1);
+    assert_eq!(node.ok(&["user", "list", "--json"]), "");
+    assert_eq!(node.json(&["user", "list", "--deleted"])["id"], added["id"]);
+    assert!(node.ok(&["user", "list", "--deleted"]).contains("deleted"));
+    let taken = node.run(&["user", "add", "alice"]);
+    assert_eq!(taken.status.code(), Some(1));
+    assert!(stderr(&taken).contains("choose another"), "{}", stderr(&taken));
 }

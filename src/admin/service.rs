@@ -4,12 +4,16 @@
 use crate::{
     error::Error,
     federation::{AddPeer, Federation, Peer, ReceivedStream, shown},
-    identity::{principal::Principal, tokens::Tokens},
+    identity::{
+        principal::Principal,
+        tokens::Tokens,
+        users::{User, Users},
+    },
     proto::pillarbox::{
         admin::v1::{admin_server::Admin, *},
         postbox::v1::{SendRequest, SendResponse},
     },
-    store::{DeadRow, Direction, KeyOrigin, OutRow, PeerAddress, PeerKind, PeerTransport},
+    store::{DeadRow, Direction, KeyOrigin, OutRow, PeerAddress, PeerKind, PeerTransport, TokenRow},
     types::{Millis, PeerId, PublicKey, ServerId},
 };
 use bytes::Bytes;
@@ -28,6 +32,7 @@ type Listing<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 pub struct Service {
     pub federation: Federation,
     pub tokens: Tokens,
+    pub users: Users,
     pub key: PublicKey,
     /// What it spawns is among these and ends with `stop`.
     pub tasks: TaskTracker,
@@ -179,6 +184,24 @@ impl Service {
             }
         }
     }
+
+    async fn list_users_into(
+        &self,
+        request: ListUsersRequest,
+        sender: &mpsc::Sender<Result<UserInfo, Status>>,
+    ) -> Result<(), Error> {
+        let mut after = String::new();
+        loop {
+            let users = self.users.list(&after, request.deleted).await?;
+            let Some(last) = users.last() else { return Ok(()) };
+            after.clone_from(&last.name);
+            for user in users {
+                if sender.send(Ok(user_info(user))).await.is_err() {
+                    return Ok(());
+                }
+            }
+        }
+    }
 }
 
 fn queued(peer: &Peer, row: OutRow) -> QueuedEvent {
@@ -205,6 +228,7 @@ impl Admin for Service {
     type ListQueueStream = Listing<QueuedEvent>;
     type ListDeadStream = Listing<DeadLetter>;
     type TailEventsStream = ReceivedStream;
+    type ListUsersStream = Listing<UserInfo>;
 
     async fn show_key(&self, _: Request<ShowKeyRequest>) -> Result<Response<ShowKeyResponse>, Status> {
         let server_id = self.federation.own_id().to_string();
@@ -329,21 +353,13 @@ impl Admin for Service {
         let NewTokenRequest { principal, ttl } = request.into_inner();
         let principal: Principal = principal.parse()?;
         let ttl = (ttl > 0).then(|| Duration::from_secs(ttl));
-        let issued = self.tokens.issue(&principal, ttl).await?;
+        let issued = self.users.issue(&principal, ttl).await?;
         Ok(Response::new(NewTokenResponse { token: issued.token, id: issued.id }))
     }
 
     async fn list_tokens(&self, _: Request<ListTokensRequest>) -> Result<Response<ListTokensResponse>, Status> {
-        let millis = |at: Option<Millis>| at.map_or(0, |at| at.0);
-        let rows = self.tokens.list().await?;
-        let tokens = rows.into_iter().map(|row| TokenInfo {
-            id: row.id,
-            principal: row.principal,
-            created_at: row.created_at.0,
-            expires_at: millis(row.expires_at),
-            last_used_at: millis(row.last_used_at),
-        });
-        Ok(Response::new(ListTokensResponse { tokens: tokens.collect() }))
+        let tokens = self.tokens.list().await?.into_iter().map(token_info).collect();
+        Ok(Response::new(ListTokensResponse { tokens }))
     }
 
     async fn revoke_token(
@@ -352,6 +368,69 @@ impl Admin for Service {
     ) -> Result<Response<RevokeTokenResponse>, Status> {
         self.tokens.revoke(&request.into_inner().id).await?;
         Ok(Response::new(RevokeTokenResponse {}))
+    }
+
+    async fn add_user(&self, request: Request<AddUserRequest>) -> Result<Response<UserInfo>, Status> {
+        let user = self.users.add(&request.into_inner().name).await?;
+        Ok(Response::new(user_info(user)))
+    }
+
+    async fn list_users(&self, request: Request<ListUsersRequest>) -> Result<Response<Self::ListUsersStream>, Status> {
+        let request = request.into_inner();
+        Ok(self.listing(|service, sender| async move { service.list_users_into(request, &sender).await }))
+    }
+
+    async fn disable_user(&self, request: Request<DisableUserRequest>) -> Result<Response<UserInfo>, Status> {
+        let user = self.users.disable(&request.into_inner().name).await?;
+        Ok(Response::new(user_info(user)))
+    }
+
+    async fn enable_user(&self, request: Request<EnableUserRequest>) -> Result<Response<UserInfo>, Status> {
+        let user = self.users.enable(&request.into_inner().name).await?;
+        Ok(Response::new(user_info(user)))
+    }
+
+    async fn delete_user(&self, request: Request<DeleteUserRequest>) -> Result<Response<DeleteUserResponse>, Status> {
+        let sessions = self.users.delete(&request.into_inner().name).await?;
+        Ok(Response::new(DeleteUserResponse { sessions }))
+    }
+
+    async fn list_sessions(
+        &self,
+        request: Request<ListSessionsRequest>,
+    ) -> Result<Response<ListSessionsResponse>, Status> {
+        let sessions = self.users.sessions(&request.into_inner().user).await?;
+        Ok(Response::new(ListSessionsResponse { sessions: sessions.into_iter().map(token_info).collect() }))
+    }
+
+    async fn revoke_sessions(
+        &self,
+        request: Request<RevokeSessionsRequest>,
+    ) -> Result<Response<RevokeSessionsResponse>, Status> {
+        let RevokeSessionsRequest { user, id } = request.into_inner();
+        let revoked = self.users.revoke(&user, Some(id.as_str()).filter(|id| !id.is_empty())).await?;
+        Ok(Response::new(RevokeSessionsResponse { revoked }))
+    }
+}
+
+fn token_info(row: TokenRow) -> TokenInfo {
+    let millis = |at: Option<Millis>| at.map_or(0, |at| at.0);
+    TokenInfo {
+        id: row.id,
+        principal: row.principal,
+        created_at: row.created_at.0,
+        expires_at: millis(row.expires_at),
+        last_used_at: millis(row.last_used_at),
+        user_agent: row.user_agent.unwrap_or_default(),
+    }
+}
+
+fn user_info(user: User) -> UserInfo {
+    UserInfo {
+        id: user.id.to_string(),
+        name: user.name,
+        state: user.state.as_str().into(),
+        created_at: user.created_at.0,
     }
 }
 

@@ -17,7 +17,9 @@ mod peer;
 mod queue;
 mod serve;
 mod server;
+mod session;
 mod token;
+mod user;
 mod view;
 
 use crate::config::{BadConfig, Config, Sources};
@@ -88,6 +90,12 @@ enum Command {
     /// Tokens of those who may call this node
     #[command(subcommand, after_help = token::EXAMPLES)]
     Token(token::Command),
+    /// The users of this node
+    #[command(subcommand, after_help = user::EXAMPLES)]
+    User(user::Command),
+    /// The devices a user is signed in on: its tokens
+    #[command(subcommand, after_help = session::EXAMPLES)]
+    Session(session::Command),
 }
 
 /// Why a command did not do what it was told.
@@ -163,6 +171,8 @@ fn dispatch(cli: Cli) -> Result<(), Failure> {
         Command::Dead(command) => client(dead::run(command, &data_dir_of_node(data_dir)?, &mut out)),
         Command::Event(command) => client(event::run(command, &data_dir_of_node(data_dir)?, &mut out)),
         Command::Token(command) => client(token::run(command, &data_dir_of_node(data_dir)?, &mut out)),
+        Command::User(command) => client(user::run(command, &data_dir_of_node(data_dir)?, &mut out)),
+        Command::Session(command) => client(session::run(command, &data_dir_of_node(data_dir)?, &mut out)),
     }
 }
 

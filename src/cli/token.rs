@@ -24,7 +24,8 @@ pub enum Command {
   pillarbox token new service:homeserver
   pillarbox token new user:alice --ttl 30d
 
-A principal is party:NAME, user:NAME, gateway:NAME, service:NAME or admin:NAME.")]
+A principal is party:NAME, user:NAME, gateway:NAME, service:NAME or admin:NAME.
+A user that there is not yet is made; its tokens are its device sessions.")]
     New {
         /// Who calls with it
         #[arg(value_name = "PRINCIPAL")]

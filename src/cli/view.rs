@@ -176,6 +176,7 @@ pub struct TokenInfo<'a> {
     created_at: i64,
     expires_at: i64,
     last_used_at: i64,
+    user_agent: &'a str,
 }
 
 impl<'a> From<&'a admin::TokenInfo> for TokenInfo<'a> {
@@ -186,8 +187,33 @@ impl<'a> From<&'a admin::TokenInfo> for TokenInfo<'a> {
             created_at: it.created_at,
             expires_at: it.expires_at,
             last_used_at: it.last_used_at,
+            user_agent: &it.user_agent,
         }
     }
+}
+
+#[derive(Serialize)]
+pub struct UserInfo<'a> {
+    id: &'a str,
+    name: &'a str,
+    state: &'a str,
+    created_at: i64,
+}
+
+impl<'a> From<&'a admin::UserInfo> for UserInfo<'a> {
+    fn from(it: &'a admin::UserInfo) -> Self {
+        Self { id: &it.id, name: &it.name, state: &it.state, created_at: it.created_at }
+    }
+}
+
+#[derive(Serialize)]
+pub struct DeleteUserResponse {
+    pub sessions: u64,
+}
+
+#[derive(Serialize)]
+pub struct RevokeSessionsResponse {
+    pub revoked: u64,
 }
 
 #[derive(Serialize)]

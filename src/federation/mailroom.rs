@@ -18,15 +18,14 @@ use crate::{
     store::InboundRow,
     types::Millis,
 };
-use std::pin::Pin;
-use tokio::sync::mpsc;
-use tokio_stream::{Stream, wrappers::ReceiverStream};
+use futures_util::stream;
+use std::{collections::VecDeque, pin::Pin};
+use tokio::sync::watch;
+use tokio_stream::Stream;
 use tonic::{Request, Response, Status, metadata::MetadataMap};
 
 const PAGE_ROWS: usize = 1024;
 const PAGE_BYTES: usize = 1 << 20;
-/// Events on their way to one reader; the rest waits in rows.
-const READER_MAX: usize = 64;
 /// `SendRequest` may hold 1024 events of 64 KiB.
 const REQUEST_MAX: usize = 66 << 20;
 
@@ -49,10 +48,15 @@ impl Federation {
     /// or the cursor lies in the future.
     pub async fn events(&self, cursor: u64) -> Result<ReceivedStream, Status> {
         self.check_cursor(cursor).await?;
-        let (sender, receiver) = mpsc::channel(READER_MAX);
-        let reader = Reader { federation: self.clone(), cursor };
-        self.0.tasks.spawn(reader.run(sender));
-        Ok(Box::pin(ReceiverStream::new(receiver)))
+        let head = self.0.store.inbound_head();
+        let reader = Reader { federation: self.clone(), head, cursor, page: VecDeque::new() };
+        Ok(Box::pin(stream::unfold(Some(reader), |reader| async {
+            let mut reader = reader?;
+            match reader.next().await {
+                Ok(received) => Some((Ok(received), Some(reader))),
+                Err(end) => Some((Err(end), None)),
+            }
+        })))
     }
 
     async fn check_cursor(&self, cursor: u64) -> Result<(), Status> {
@@ -100,47 +104,31 @@ impl Federation {
 
 struct Reader {
     federation: Federation,
+    head: watch::Receiver<u64>,
     cursor: u64,
+    page: VecDeque<InboundRow>,
 }
 
 impl Reader {
-    async fn run(mut self, sender: mpsc::Sender<Result<Received, Status>>) {
-        let stop = self.federation.0.stop.clone();
-        let work = async {
-            if let Err(error) = self.read(&sender).await {
-                let _ = sender.send(Err(error)).await;
-            }
-        };
-        tokio::select! {
-            () = work => {}
-            () = sender.closed() => {}
-            () = stop.cancelled() => {
-                // A reader that does not read must not hold up the end.
-                let _ = sender.try_send(Err(Error::unavailable("the node stops; go on from your cursor").into()));
-            }
-        }
-    }
-
-    async fn read(&mut self, sender: &mpsc::Sender<Result<Received, Status>>) -> Result<(), Status> {
-        let mut head = self.federation.0.store.inbound_head();
+    /// The next event; an error ends the stream.
+    async fn next(&mut self) -> Result<Received, Status> {
         loop {
-            head.borrow_and_update();
-            let rows = self.federation.0.store.inbound_page(self.cursor, PAGE_ROWS, PAGE_BYTES).await?;
-            if rows.is_empty() {
-                if head.changed().await.is_err() {
-                    return Ok(());
-                }
-                continue;
-            }
-            for row in rows {
+            if let Some(row) = self.page.pop_front() {
                 let received = self.received(row).await?;
                 self.cursor = received.cursor;
-                if sender.send(Ok(received)).await.is_err() {
-                    return Ok(());
-                }
+                return Ok(received);
             }
+            self.head.borrow_and_update();
             // It was slow, and what it has not read was cleared away meanwhile: it is told.
             self.federation.check_cursor(self.cursor).await?;
+            let store = &self.federation.0.store;
+            self.page.extend(store.inbound_page(self.cursor, PAGE_ROWS, PAGE_BYTES).await?);
+            if self.page.is_empty() {
+                tokio::select! {
+                    changed = self.head.changed() => changed.map_err(|_| stops())?,
+                    () = self.federation.0.stop.cancelled() => return Err(stops().into()),
+                }
+            }
         }
     }
 
@@ -148,6 +136,10 @@ impl Reader {
         let sender = self.federation.name_of(row.peer).await?;
         Ok(Received { cursor: row.cursor, sender: sender.to_string(), received_at: row.received_at.0, event: row.body })
     }
+}
+
+fn stops() -> Error {
+    Error::unavailable("the node stops; go on from your cursor")
 }
 
 impl Service {

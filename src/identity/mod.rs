@@ -1,7 +1,8 @@
 //! Who is who: the node's key, the tokens of servers, the tokens of local
-//! callers (floor 3).
+//! callers, and its users (floor 3).
 
 pub mod node_key;
 pub mod postbox_token;
 pub mod principal;
 pub mod tokens;
+pub mod users;

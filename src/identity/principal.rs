@@ -4,7 +4,7 @@
 //! SHA-256 only. Principals say who may act for whom.
 //! Never logs a token.
 
-use crate::error::Error;
+use crate::{error::Error, types::check_user_name};
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use sha2::{Digest, Sha256};
 use std::{fmt, str::FromStr};
@@ -12,7 +12,8 @@ use std::{fmt, str::FromStr};
 const PREFIX: &str = "pbt_";
 const NAME_MAX: usize = 256;
 
-/// Who calls. Names are 1–256 bytes, printable, without spaces.
+/// Who calls. Names are 1–256 bytes, printable, without spaces; that of a user
+/// is stricter (see [`check_user_name`]).
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum Principal {
     /// A party of a multi-party computation.
@@ -43,7 +44,10 @@ impl FromStr for Principal {
         let name = name.to_owned();
         match kind {
             "party" => Ok(Self::Party(name)),
-            "user" => Ok(Self::User(name)),
+            "user" => {
+                check_user_name(&format!("principal {text:?}"), &name)?;
+                Ok(Self::User(name))
+            }
             "gateway" => Ok(Self::Gateway(name)),
             "service" => Ok(Self::Service(name)),
             "admin" => Ok(Self::Admin(name)),

@@ -1,26 +1,28 @@
-//! The tokens of local callers: issued, listed, revoked, checked.
+//! The tokens of local callers: issued, listed, revoked, checked. A user's
+//! token is a device session.
 //!
 //! Rows hold hashes only. What was checked lately is remembered, so that a call
 //! costs no read; a revoked token is forgotten before the revocation is
-//! answered, and what streams to its holder ends. When a token was last used is written in passing.
+//! answered, and what streams to its holder ends. When a token was last used,
+//! and by what program of its user, is written in passing.
 //! Never logs a token.
 
 use super::principal::{Principal, bearer, new_token, token_hash};
 use crate::{
     error::Error,
-    store::{Change, Store, TokenHash, TokenRow},
-    types::Millis,
+    net::feed::{Feed, Held},
+    store::{Change, Done, Op, Store, TokenHash, TokenRow, TokenUse, UserState},
+    types::{Millis, UserId},
 };
 use std::{
     collections::HashMap,
     pin::Pin,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
-    task::{Context, Poll},
     time::Duration,
 };
 use tokio::{sync::watch, time::sleep};
-use tokio_stream::Stream;
-use tokio_util::sync::CancellationToken;
+use tokio_stream::{Stream, StreamExt};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tonic::{Status, metadata::MetadataMap};
 
 /// Checked tokens remembered; beyond that they are read again.
@@ -30,6 +32,10 @@ const WRITE_EVERY: Duration = Duration::from_secs(60);
 const LOOK_EVERY: Duration = Duration::from_secs(60);
 /// A stream whose token cannot be looked up looks again after this.
 const LOOK_AGAIN: Duration = Duration::from_secs(1);
+/// Bytes of a user agent that are kept.
+const AGENT_MAX: usize = 256;
+/// Ids of tokens are short and random; a taken one is drawn again.
+const DRAWS: usize = 4;
 
 /// A fresh token: what to show once, and what to call it later.
 #[derive(Debug, Clone)]
@@ -37,6 +43,9 @@ pub struct Issued {
     pub token: String,
     pub id: String,
 }
+
+/// What streams to a caller.
+pub type Answers<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 
 #[derive(Clone)]
 pub struct Tokens(Arc<Inner>);
@@ -46,58 +55,144 @@ struct Inner {
     known: Mutex<Known>,
     /// Wakes streams; each looks whether it was its own token.
     revoked: watch::Sender<()>,
+    /// What must be seen through even when its caller stops waiting, and what
+    /// streams to callers.
+    tasks: TaskTracker,
 }
 
 #[derive(Default)]
 struct Known {
-    tokens: HashMap<TokenHash, (Principal, Option<Millis>)>,
-    used: HashMap<TokenHash, Millis>,
+    tokens: HashMap<TokenHash, Token>,
+    used: HashMap<TokenHash, TokenUse>,
     /// Counts revocations: what was read before one is not remembered after it.
     revocations: u64,
 }
 
-impl Tokens {
-    pub fn new(store: Store) -> Self {
-        Self(Arc::new(Inner { store, known: Mutex::default(), revoked: watch::Sender::default() }))
+/// One that counts, but for its expiry.
+#[derive(Clone)]
+struct Token {
+    id: String,
+    principal: Principal,
+    user: Option<UserId>,
+    expires_at: Option<Millis>,
+    user_agent: Option<String>,
+}
+
+/// Why tokens stop counting.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Ending {
+    /// `user`: it must be one of this user's.
+    Revoked {
+        id: String,
+        user: Option<UserId>,
+    },
+    SignedOut {
+        user: UserId,
+    },
+    Disabled {
+        user: UserId,
+    },
+    Deleted {
+        user: UserId,
+    },
+}
+
+impl Ending {
+    /// All that is written for it, in one transaction; nothing else ends a
+    /// token before its time.
+    fn op(&self) -> Op {
+        match self.clone() {
+            Self::Revoked { id, user } => Change::RevokeToken { id, user }.into(),
+            Self::SignedOut { user } => Change::EndSessions { user }.into(),
+            Self::Disabled { user } => Change::SetUserState { user, state: UserState::Disabled }.into(),
+            Self::Deleted { user } => {
+                let deleted = Op::from(Change::SetUserState { user, state: UserState::Deleted });
+                deleted.with(Change::EndSessions { user })
+            }
+        }
     }
 
-    /// `ttl`: none for a token that does not expire.
-    pub async fn issue(&self, principal: &Principal, ttl: Option<Duration>) -> Result<Issued, Error> {
+    /// Whose sessions end, if only a user's may.
+    pub(super) fn user(&self) -> Option<UserId> {
+        match self {
+            Self::Revoked { user, .. } => *user,
+            Self::SignedOut { user } | Self::Disabled { user } | Self::Deleted { user } => Some(*user),
+        }
+    }
+
+    fn ends(&self, token: &Token) -> bool {
+        match self {
+            Self::Revoked { id, .. } => token.id == *id,
+            all => token.user == all.user(),
+        }
+    }
+}
+
+impl Tokens {
+    pub fn new(store: Store) -> Self {
+        let (known, revoked, tasks) = (Mutex::default(), watch::Sender::default(), TaskTracker::new());
+        Self(Arc::new(Inner { store, known, revoked, tasks }))
+    }
+
+    /// `user`: the one whom the principal names, if it is a user; `ttl`: none
+    /// for a token that does not expire. `Precondition` when the user is not
+    /// active.
+    pub(super) async fn issue(
+        &self,
+        principal: &Principal,
+        user: Option<UserId>,
+        ttl: Option<Duration>,
+    ) -> Result<Issued, Error> {
         let token = new_token()?;
         let hash = token_hash(&token).ok_or_else(|| Error::internal("a fresh token is well formed"))?;
-        let id = format!("{:08x}", getrandom::u32().map_err(Error::internal)?);
         let now = Millis::now();
-        let row = TokenRow {
+        let mut row = TokenRow {
             hash,
-            id: id.clone(),
+            id: String::new(),
             principal: principal.to_string(),
+            user,
             created_at: now,
             expires_at: ttl.map(|ttl| now.plus(ttl)),
             last_used_at: None,
+            user_agent: None,
         };
-        self.0.store.submit(Change::PutToken(row)).await?;
-        Ok(Issued { token, id })
+        let mut draws = 1;
+        loop {
+            row.id = format!("{:08x}", getrandom::u32().map_err(Error::internal)?);
+            match self.0.store.submit(Change::PutToken(row.clone())).await {
+                Err(Error::Conflict(_)) if draws < DRAWS => draws += 1,
+                done => return done.map(|_| Issued { token, id: row.id }),
+            }
+        }
     }
 
     /// All tokens, with the last use as far as it is known.
     pub async fn list(&self) -> Result<Vec<TokenRow>, Error> {
-        let mut rows = self.0.store.tokens().await?;
+        let rows = self.0.store.tokens().await?;
+        Ok(self.as_used(rows))
+    }
+
+    /// Those of one user.
+    pub(super) async fn sessions(&self, user: UserId) -> Result<Vec<TokenRow>, Error> {
+        let rows = self.0.store.tokens_of(user).await?;
+        Ok(self.as_used(rows))
+    }
+
+    fn as_used(&self, mut rows: Vec<TokenRow>) -> Vec<TokenRow> {
         let known = self.lock();
         for row in &mut rows {
-            row.last_used_at = row.last_used_at.max(known.used.get(&row.hash).copied());
+            if let Some(used) = known.used.get(&row.hash) {
+                row.last_used_at = row.last_used_at.max(Some(used.at));
+                row.user_agent = used.user_agent.clone().or(row.user_agent.take());
+            }
         }
-        Ok(rows)
+        rows
     }
 
     /// Counts no longer when this returns.
     pub async fn revoke(&self, id: &str) -> Result<(), Error> {
-        let revoked = self.0.store.submit(Change::RevokeToken { id: id.to_owned() }).await;
-        let mut known = self.lock();
-        known.tokens.clear();
-        known.revocations += 1;
-        drop(known);
-        self.0.revoked.send_replace(());
-        match revoked {
+        let (tokens, ending) = (self.clone(), Ending::Revoked { id: id.to_owned(), user: None });
+        match self.see_through(async move { tokens.end(ending).await }).await {
             Ok(_) => Ok(()),
             Err(Error::NotFound(_)) => {
                 Err(Error::NotFound(format!("there is no token {id:?}; `pillarbox token list` shows them")))
@@ -106,34 +201,57 @@ impl Tokens {
         }
     }
 
+    /// Ends tokens: when this returns they count no longer, and streams of
+    /// their callers were woken. To be seen through.
+    pub(super) async fn end(&self, ending: Ending) -> Result<Done, Error> {
+        let done = self.0.store.submit(ending.op()).await;
+        let mut known = self.lock();
+        known.tokens.retain(|_, token| !ending.ends(token));
+        known.revocations += 1;
+        drop(known);
+        self.0.revoked.send_replace(());
+        done
+    }
+
+    /// Work whose second half must follow its first even when the caller stops
+    /// waiting: what is committed must be forgotten in memory, too.
+    pub(super) async fn see_through<T: Send + 'static>(
+        &self,
+        work: impl Future<Output = Result<T, Error>> + Send + 'static,
+    ) -> Result<T, Error> {
+        self.0.tasks.spawn(work).await.map_err(Error::internal)?
+    }
+
     /// Who calls, by `authorization: Bearer <token>`.
     pub async fn authenticate(&self, metadata: &MetadataMap) -> Result<Principal, Error> {
         let hash = hash_of(metadata)?;
-        self.check(&hash).await.map(|(principal, _)| principal)
+        self.check(&hash, user_agent(metadata)).await.map(|token| token.principal)
     }
 
-    /// Who it is, and until when.
-    async fn check(&self, hash: &TokenHash) -> Result<(Principal, Option<Millis>), Error> {
-        let (principal, expires_at) = self.look_up(hash).await?.ok_or_else(|| refused("unknown or revoked token"))?;
+    /// Whose it is. `user_agent`: as the caller just said, if it did.
+    async fn check(&self, hash: &TokenHash, user_agent: Option<&str>) -> Result<Token, Error> {
+        let token = self.look_up(hash).await?;
         let now = Millis::now();
-        if expires_at.is_some_and(|at| at <= now) {
+        if token.expires_at.is_some_and(|at| at <= now) {
             return Err(refused("the token has expired"));
         }
-        self.lock().used.insert(*hash, now);
-        Ok((principal, expires_at))
+        let user_agent = user_agent.filter(|agent| token.user.is_some() && token.user_agent.as_deref() != Some(agent));
+        self.lock().used(TokenUse { hash: *hash, at: now, user_agent: user_agent.map(str::to_owned) });
+        Ok(token)
     }
 
     /// A stream to the caller, which ends with UNAUTHENTICATED once its token
     /// is revoked or expires. To be called after [`Tokens::authenticate`].
-    pub fn until_lapse<T: 'static>(
+    pub fn until_lapse<T: Send + 'static, I: Into<Held<T>>>(
         &self,
         metadata: &MetadataMap,
-        stream: impl Stream<Item = Result<T, Status>> + Send + 'static,
-    ) -> Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>> {
+        stream: impl Stream<Item = Result<I, Status>> + Send + 'static,
+    ) -> Answers<T> {
         // Before anything else: what is revoked from now on is heard of.
         let revoked = self.0.revoked.subscribe();
         let lapse = self.clone().lapse(hash_of(metadata), revoked);
-        Box::pin(Lapsing { open: Some((Box::pin(stream), Box::pin(lapse))) })
+        let stream = stream.map(|item| item.map(I::into));
+        Box::pin(Feed::new(&self.0.tasks, stream, async { lapse.await.into() }))
     }
 
     async fn lapse(self, hash: Result<TokenHash, Error>, mut revoked: watch::Receiver<()>) -> Error {
@@ -142,9 +260,9 @@ impl Tokens {
             Err(error) => return error,
         };
         loop {
-            let pause = match self.check(&hash).await {
-                Ok((_, None)) => LOOK_EVERY,
-                Ok((_, Some(at))) => left_until(at).min(LOOK_EVERY),
+            let pause = match self.check(&hash, None).await.map(|token| token.expires_at) {
+                Ok(None) => LOOK_EVERY,
+                Ok(Some(at)) => left_until(at).min(LOOK_EVERY),
                 Err(error @ Error::Unauthenticated(_)) => return error,
                 Err(_) => LOOK_AGAIN,
             };
@@ -155,16 +273,28 @@ impl Tokens {
         }
     }
 
-    async fn look_up(&self, hash: &TokenHash) -> Result<Option<(Principal, Option<Millis>)>, Error> {
+    async fn look_up(&self, hash: &TokenHash) -> Result<Token, Error> {
         let revocations = {
             let known = self.lock();
             if let Some(found) = known.tokens.get(hash) {
-                return Ok(Some(found.clone()));
+                return Ok(found.clone());
             }
             known.revocations
         };
-        let Some(row) = self.0.store.token_by_hash(hash).await? else { return Ok(None) };
-        let found = (row.principal.parse()?, row.expires_at);
+        let found = self.0.store.token_by_hash(hash).await?;
+        let (row, state) = found.ok_or_else(|| refused("unknown or revoked token"))?;
+        let TokenRow { id, principal, user, expires_at, user_agent, .. } = row;
+        let principal: Principal = principal.parse()?;
+        match (user, state) {
+            (None, _) | (Some(_), Some(UserState::Active)) => {}
+            (Some(_), Some(UserState::Disabled)) => {
+                return Err(refused(&format!(
+                    "{principal} is disabled on this server; its operator can enable it again"
+                )));
+            }
+            (Some(_), _) => return Err(refused(&format!("{principal} was deleted"))),
+        }
+        let found = Token { id, principal, user, expires_at, user_agent };
         let mut known = self.lock();
         if known.revocations == revocations {
             if known.tokens.len() >= REMEMBERED_MAX {
@@ -172,20 +302,23 @@ impl Tokens {
             }
             known.tokens.insert(*hash, found.clone());
         }
-        Ok(Some(found))
+        Ok(found)
     }
 
     /// Writes last uses in passing, until `stop`.
     pub async fn run(self, stop: CancellationToken) {
         loop {
             let stopping = stop.run_until_cancelled(tokio::time::sleep(WRITE_EVERY)).await.is_none();
-            let used: Vec<_> = std::mem::take(&mut self.lock().used).into_iter().collect();
+            let used: Vec<_> = std::mem::take(&mut self.lock().used).into_values().collect();
             if !used.is_empty()
-                && let Err(error) = self.0.store.submit(Change::TouchTokens(used)).await
+                && let Err(error) = self.0.store.submit(Change::TouchTokens(used.clone())).await
             {
                 tracing::debug!(%error, "the last use of tokens could not be written");
+                self.lock().not_written(used);
             }
             if stopping {
+                self.0.tasks.close();
+                self.0.tasks.wait().await;
                 return;
             }
         }
@@ -193,6 +326,25 @@ impl Tokens {
 
     fn lock(&self) -> MutexGuard<'_, Known> {
         self.0.known.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Known {
+    fn used(&mut self, used: TokenUse) {
+        if let (Some(agent), Some(token)) = (&used.user_agent, self.tokens.get_mut(&used.hash)) {
+            token.user_agent = Some(agent.clone());
+        }
+        let before = self.used.entry(used.hash).or_insert_with(|| used.clone());
+        before.at = used.at;
+        before.user_agent = used.user_agent.or(before.user_agent.take());
+    }
+
+    /// Kept for the next time; what was used since then stands.
+    fn not_written(&mut self, uses: Vec<TokenUse>) {
+        for used in uses {
+            let since = self.used.entry(used.hash).or_insert_with(|| used.clone());
+            since.user_agent = since.user_agent.take().or(used.user_agent);
+        }
     }
 }
 
@@ -212,24 +364,11 @@ fn hash_of(metadata: &MetadataMap) -> Result<TokenHash, Error> {
     hash.ok_or_else(|| refused("not `Bearer` and a token of this node"))
 }
 
-type Open<T> = (Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>, Pin<Box<dyn Future<Output = Error> + Send>>);
-
-/// A stream and the end of its caller's token; dropped with it.
-struct Lapsing<T> {
-    open: Option<Open<T>>,
-}
-
-impl<T> Stream for Lapsing<T> {
-    type Item = Result<T, Status>;
-
-    fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
-        let Some((stream, lapse)) = &mut self.open else { return Poll::Ready(None) };
-        if let Poll::Ready(error) = lapse.as_mut().poll(context) {
-            self.open = None;
-            return Poll::Ready(Some(Err(error.into())));
-        }
-        stream.as_mut().poll_next(context)
-    }
+/// What the caller's program calls itself, as much of it as is kept.
+fn user_agent(metadata: &MetadataMap) -> Option<&str> {
+    let text = metadata.get("user-agent")?.to_str().ok()?;
+    // A header that reads as text is ASCII.
+    Some(text.get(..AGENT_MAX).unwrap_or(text)).filter(|text| !text.is_empty())
 }
 
 #[cfg(test)]

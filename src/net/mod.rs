@@ -9,6 +9,7 @@ pub mod certificate;
 pub mod codec;
 pub mod connection;
 pub mod dial;
+pub mod feed;
 #[cfg(test)]
 mod fixture;
 mod frames;

@@ -7,10 +7,13 @@
 use super::{
     Relay, names,
     notify::Kind as Notice,
+    reader::stops,
+    room::{self, PAGE_BYTES, pages},
     router::{Announced, check_id},
 };
 use crate::{
     error::Error,
+    net::feed::{Held, Room},
     proto::{
         mpc::router::v1::SessionEvent,
         pillarbox::relay::v1::{Letter, letter::Kind},
@@ -28,7 +31,7 @@ use std::{
     pin::Pin,
     sync::Arc,
 };
-use tokio::sync::Notify;
+use tokio::sync::{Notify, Semaphore};
 use tokio_stream::Stream;
 use tonic::Status;
 
@@ -40,9 +43,8 @@ const TYPE_MAX: usize = 256;
 /// Types that one subscription names.
 const TYPES_MAX: usize = 64;
 const PAGE_ROWS: usize = 64;
-const PAGE_BYTES: usize = 64 << 10;
 
-pub type EventStream = Pin<Box<dyn Stream<Item = Result<SessionEvent, Status>> + Send>>;
+pub type EventStream = Pin<Box<dyn Stream<Item = Result<Held<SessionEvent>, Status>> + Send>>;
 
 /// What the rest of the relay holds of a stream of events.
 #[derive(Debug)]
@@ -78,7 +80,9 @@ struct Reader {
     id: u64,
     subscription: Arc<EventSubscription>,
     cursor: u64,
-    page: VecDeque<EventRow>,
+    /// What the party's streams may hold.
+    bound: Arc<Semaphore>,
+    page: VecDeque<(EventRow, Room)>,
 }
 
 impl Drop for Reader {
@@ -292,8 +296,9 @@ impl Relay {
             None => 0,
         };
         let subscription = Arc::new(EventSubscription { party, types, wake: Notify::new() });
+        let bound = subscription.party().map_or_else(room::alone, |party| self.0.rooms.of(party));
         let id = self.open_events(subscription.clone())?;
-        let reader = Reader { relay: self.clone(), id, subscription, cursor, page: VecDeque::new() };
+        let reader = Reader { relay: self.clone(), id, subscription, cursor, bound, page: VecDeque::new() };
         Ok(Box::pin(stream::unfold(Some(reader), |reader| async {
             let mut reader = reader?;
             match reader.next().await {
@@ -314,23 +319,31 @@ pub struct Foreign {
 }
 
 impl Reader {
-    async fn next(&mut self) -> Result<SessionEvent, Error> {
+    async fn next(&mut self) -> Result<Held<SessionEvent>, Error> {
         loop {
-            while let Some(row) = self.page.pop_front() {
+            while let Some((row, room)) = self.page.pop_front() {
                 self.cursor = row.number;
                 if self.subscription.wants(&row.kind) {
-                    return self.shown(&row);
+                    return Ok(Held { answer: self.shown(&row)?, room: Some(room) });
                 }
             }
+            // Room for the largest: events are few.
+            let most = self.bound.clone().acquire_many_owned(pages(EVENT_MAX));
+            let mut room = tokio::select! {
+                room = most => room.map_err(Error::internal)?,
+                () = self.relay.0.stop.cancelled() => return Err(stops()),
+            };
             let party = self.subscription.party.as_deref();
             let rows = self.relay.0.store.event_page(party, self.cursor, Millis::now(), PAGE_ROWS, PAGE_BYTES).await?;
-            self.page.extend(rows);
+            let taken = pages(rows.iter().map(|row| row.body.len()).sum());
+            drop(room.split(room.num_permits().saturating_sub(usize::try_from(taken).unwrap_or(0))));
+            let room = Arc::new(room);
+            self.page.extend(rows.into_iter().map(|row| (row, room.clone())));
             if self.page.is_empty() {
+                drop(room);
                 tokio::select! {
                     () = self.subscription.wake.notified() => {}
-                    () = self.relay.0.stop.cancelled() => {
-                        return Err(Error::unavailable("the node stops; subscribe again, nothing is lost"));
-                    }
+                    () = self.relay.0.stop.cancelled() => return Err(stops()),
                 }
             }
         }

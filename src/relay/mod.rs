@@ -15,6 +15,7 @@ mod names;
 mod notify;
 mod presence;
 mod reader;
+mod room;
 pub mod router;
 mod routing;
 mod service;
@@ -40,6 +41,7 @@ use events::EventSubscription;
 use names::Name;
 use presence::Presence;
 use reader::Subscription;
+use room::Rooms;
 use router::{Limits, Router, Saved};
 use routing::Underway;
 use status::Passing;
@@ -76,6 +78,7 @@ struct Inner {
     presence: Mutex<Presence>,
     notifier: Notifier,
     streams: Mutex<Streams>,
+    rooms: Rooms,
     underway: Underway,
     /// Handed to subscribers, not yet written.
     passing: Mutex<Passing>,
@@ -141,6 +144,7 @@ impl Relay {
             presence: Mutex::new(presence),
             notifier,
             streams: Mutex::new(Streams::new()),
+            rooms: Rooms::default(),
             underway: Underway::default(),
             passing: Mutex::default(),
             newest: AtomicU64::new(newest),

@@ -1,16 +1,24 @@
 //! One stream of `SubscribeMessages`: woken, it reads rows after what it has,
 //! and hands them on as fast as its client reads.
 //!
-//! Order, repeats and giving up are `window.rs`'s word. Nothing waits in memory
-//! for a slow client but one small page. The stream is its own task: it ends,
-//! and its subscription with it, when the client goes.
+//! Order, repeats and giving up are `window.rs`'s word. What waits in memory
+//! for a slow client is bounded for all streams of its party together
+//! (`room.rs`). A task of its own works on it (`net/feed.rs`): it ends, and its
+//! subscription with it, when the client goes.
 
 use super::{
     Relay,
+    room::{PAGE_BYTES, pages},
     status::{Finish, Sent},
-    window::{Due, Row as Held, Window},
+    window::{Due, Row as Seen, Window},
 };
-use crate::{error::Error, proto::mpc::router::v1::MpcMessage, store::relay::OpenDelivery, types::Millis};
+use crate::{
+    error::Error,
+    net::feed::{Held, Room},
+    proto::mpc::router::v1::MpcMessage,
+    store::relay::OpenDelivery,
+    types::Millis,
+};
 use futures_util::stream;
 use std::{
     collections::{BTreeMap, VecDeque},
@@ -18,15 +26,17 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Instant,
 };
-use tokio::{sync::Notify, time::sleep_until};
+use tokio::{
+    sync::{Notify, OwnedSemaphorePermit, Semaphore},
+    time::sleep_until,
+};
 use tokio_stream::Stream;
 use tonic::Status;
 
-/// Rows and bodies read in one go for one subscription.
+/// Rows read in one go for one subscription.
 const PAGE_ROWS: usize = 64;
-const PAGE_BYTES: usize = 64 << 10;
 
-pub type MessageStream = Pin<Box<dyn Stream<Item = Result<MpcMessage, Status>> + Send>>;
+pub type MessageStream = Pin<Box<dyn Stream<Item = Result<Held<MpcMessage>, Status>> + Send>>;
 
 /// What the rest of the relay holds of a stream.
 pub struct Subscription {
@@ -64,8 +74,10 @@ struct Reader {
     relay: Relay,
     id: u64,
     subscription: Arc<Subscription>,
-    /// Read, to be handed on.
-    page: VecDeque<OpenDelivery>,
+    /// What the party's streams may hold.
+    bound: Arc<Semaphore>,
+    /// Read, to be handed on, with the room it takes.
+    page: VecDeque<(OpenDelivery, Room)>,
     /// To be sent again, and which repeat it is.
     repeats: BTreeMap<u64, u32>,
 }
@@ -92,7 +104,9 @@ impl Relay {
             ended: Mutex::new(None),
         });
         let id = self.open(subscription.clone())?;
-        let reader = Reader { relay: self.clone(), id, subscription, page: VecDeque::new(), repeats: BTreeMap::new() };
+        let bound = self.0.rooms.of(&subscription.party);
+        let (page, repeats) = (VecDeque::new(), BTreeMap::new());
+        let reader = Reader { relay: self.clone(), id, subscription, bound, page, repeats };
         Ok(Box::pin(stream::unfold(Some(reader), |reader| async {
             let mut reader = reader?;
             match reader.next().await {
@@ -105,14 +119,15 @@ impl Relay {
 
 impl Reader {
     /// The next message for the client; an error ends the stream.
-    async fn next(&mut self) -> Result<MpcMessage, Error> {
+    async fn next(&mut self) -> Result<Held<MpcMessage>, Error> {
         loop {
             if let Some(why) = self.subscription.why_ended() {
                 return Err(why);
             }
-            if let Some(row) = self.page.pop_front() {
+            if let Some((row, room)) = self.page.pop_front() {
                 if self.hand_on(&row) {
-                    return self.relay.message(row).await;
+                    let answer = self.relay.message(row).await?;
+                    return Ok(Held { answer, room: Some(room) });
                 }
                 continue;
             }
@@ -159,13 +174,14 @@ impl Reader {
             return Ok(false);
         }
         let asked: Vec<u64> = self.repeats.keys().copied().take(PAGE_ROWS).collect();
-        let rows = self.relay.0.store.open_deliveries(&asked, PAGE_BYTES).await?;
+        let read = || self.relay.0.store.open_deliveries(&asked, PAGE_BYTES);
+        let (rows, room) = self.read_into_room(read, |rows| bytes(rows)).await?;
         // What was not read is final, or comes with the next page.
         let through = rows.last().filter(|_| rows.len() < asked.len()).map_or(u64::MAX, |row| row.seq);
         for seq in asked.into_iter().filter(|seq| *seq <= through) {
             let retries = self.repeats.remove(&seq).unwrap_or_default();
             match rows.iter().find(|row| row.seq == seq) {
-                Some(row) => self.page.push_back(OpenDelivery { retries, ..row.clone() }),
+                Some(row) => self.page.push_back((OpenDelivery { retries, ..row.clone() }, room.clone())),
                 None => self.subscription.window().finished(seq),
             }
         }
@@ -178,16 +194,59 @@ impl Reader {
         let limit = page.limit.min(PAGE_ROWS);
         let Subscription { party, session, .. } = &*self.subscription;
         let (store, now) = (&self.relay.0.store, Millis::now());
-        let rows = store.delivery_page(party, session.as_deref(), page.after, now, limit, PAGE_BYTES).await;
-        let (rows, more) = rows.inspect_err(|_| self.subscription.window().unread())?;
+        let read = || store.delivery_page(party, session.as_deref(), page.after, now, limit, PAGE_BYTES);
+        let read = self.read_into_room(read, |(rows, _)| bytes(rows)).await;
+        let ((rows, more), room) = read.inspect_err(|_| self.subscription.window().unread())?;
         let through = rows.last().map_or(page.after, |row| row.seq);
         let any = !rows.is_empty();
         let mine: Vec<OpenDelivery> = rows.into_iter().filter(|row| !covered.contains(&row.message.session)).collect();
-        let held: Vec<Held<'_>> =
-            mine.iter().map(|row| Held { seq: row.seq, session: &row.message.session, retries: row.retries }).collect();
+        let held: Vec<Seen<'_>> =
+            mine.iter().map(|row| Seen { seq: row.seq, session: &row.message.session, retries: row.retries }).collect();
         let fresh = self.subscription.window().read(&held, through, more);
-        self.page.extend(mine.into_iter().filter(|row| fresh.binary_search(&row.seq).is_ok()));
+        let fresh = mine.into_iter().filter(|row| fresh.binary_search(&row.seq).is_ok());
+        self.page.extend(fresh.map(|row| (row, room.clone())));
         Ok(any)
+    }
+
+    /// Reads once there is room for what is read. A large row is let go of until
+    /// there is.
+    async fn read_into_room<T, F: Future<Output = Result<T, Error>>>(
+        &self,
+        read: impl Fn() -> F,
+        bytes: impl Fn(&T) -> usize,
+    ) -> Result<(T, Room), Error> {
+        let mut room = self.room(1).await?;
+        loop {
+            let rows = read().await?;
+            let needed = pages(bytes(&rows)).saturating_sub(u32::try_from(room.num_permits()).unwrap_or(u32::MAX));
+            if needed == 0 {
+                return Ok((rows, Arc::new(room)));
+            }
+            if let Ok(more) = self.bound.clone().try_acquire_many_owned(needed) {
+                room.merge(more);
+                return Ok((rows, Arc::new(room)));
+            }
+            let all = pages(bytes(&rows));
+            drop((rows, room));
+            room = self.room(all).await?;
+        }
+    }
+
+    /// Waits for so many pages of room, unless the stream ends before.
+    async fn room(&self, pages: u32) -> Result<OwnedSemaphorePermit, Error> {
+        let mut room = std::pin::pin!(self.bound.clone().acquire_many_owned(pages));
+        loop {
+            tokio::select! {
+                biased;
+                room = &mut room => return room.map_err(Error::internal),
+                () = self.subscription.wake.notified() => {
+                    if let Some(why) = self.subscription.why_ended() {
+                        return Err(why);
+                    }
+                }
+                () = self.relay.0.stop.cancelled() => return Err(stops()),
+            }
+        }
     }
 
     async fn wait(&self) -> Result<(), Error> {
@@ -196,10 +255,18 @@ impl Reader {
             () = self.subscription.wake.notified() => Ok(()),
             () = sleep_until(deadline.unwrap_or_else(Instant::now).into()), if deadline.is_some() => Ok(()),
             () = self.relay.0.stop.cancelled() => {
-                Err(Error::unavailable("the node stops; subscribe again, nothing is lost"))
+                Err(stops())
             }
         }
     }
+}
+
+pub(super) fn stops() -> Error {
+    Error::unavailable("the node stops; subscribe again, nothing is lost")
+}
+
+fn bytes(rows: &[OpenDelivery]) -> usize {
+    rows.iter().map(|row| row.body.len()).sum()
 }
 
 impl Relay {

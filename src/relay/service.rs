@@ -5,23 +5,24 @@
 
 use super::{
     Relay,
-    events::EventStream,
     names::Name,
-    reader::MessageStream,
     router::check_session,
     routing::Route,
     status::{Acknowledgement, Status as MessageStatus},
 };
 use crate::{
     error::Error,
-    identity::{principal::Principal, tokens::Tokens},
+    identity::{
+        principal::Principal,
+        tokens::{Answers, Tokens},
+    },
     proto::mpc::router::v1::{
         AcknowledgeMessageRequest, AcknowledgeMessageResponse, GetMessageStatusRequest, GetMessageStatusResponse,
         GetPendingMessagesRequest, GetPendingMessagesResponse, GetRegisteredPartiesRequest,
-        GetRegisteredPartiesResponse, HeartbeatRequest, HeartbeatResponse, MessageDeliveryStatus, NotificationChannel,
-        PublishSessionEventRequest, PublishSessionEventResponse, RegisterPartyRequest, RegisterPartyResponse,
-        RegisteredParty, RouteMessageRequest, RouteMessageResponse, SubscribeMessagesRequest,
-        SubscribeSessionEventsRequest,
+        GetRegisteredPartiesResponse, HeartbeatRequest, HeartbeatResponse, MessageDeliveryStatus, MpcMessage,
+        NotificationChannel, PublishSessionEventRequest, PublishSessionEventResponse, RegisterPartyRequest,
+        RegisterPartyResponse, RegisteredParty, RouteMessageRequest, RouteMessageResponse, SessionEvent,
+        SubscribeMessagesRequest, SubscribeSessionEventsRequest,
         message_router_server::{MessageRouter, MessageRouterServer},
     },
     store::relay::{PartyRole, PartyRow},
@@ -112,8 +113,8 @@ fn idempotency_key(metadata: &MetadataMap) -> Result<Option<String>, Error> {
 
 #[tonic::async_trait]
 impl MessageRouter for Service {
-    type SubscribeMessagesStream = MessageStream;
-    type SubscribeSessionEventsStream = EventStream;
+    type SubscribeMessagesStream = Answers<MpcMessage>;
+    type SubscribeSessionEventsStream = Answers<SessionEvent>;
 
     async fn route_message(
         &self,
@@ -140,7 +141,7 @@ impl MessageRouter for Service {
     async fn subscribe_messages(
         &self,
         request: Request<SubscribeMessagesRequest>,
-    ) -> Result<Response<MessageStream>, Status> {
+    ) -> Result<Response<Answers<MpcMessage>>, Status> {
         let caller = self.caller(request.metadata()).await?;
         let (metadata, _, SubscribeMessagesRequest { session_id, party_id }) = request.into_parts();
         let party = self.act_as(&caller, "party_id", &party_id)?;
@@ -220,7 +221,7 @@ impl MessageRouter for Service {
     async fn subscribe_session_events(
         &self,
         request: Request<SubscribeSessionEventsRequest>,
-    ) -> Result<Response<EventStream>, Status> {
+    ) -> Result<Response<Answers<SessionEvent>>, Status> {
         let caller = self.caller(request.metadata()).await?;
         let after = request.metadata().get("after-event-id").map(|value| {
             value.to_str().map(str::to_owned).map_err(|_| Error::invalid("metadata after-event-id: not ASCII"))

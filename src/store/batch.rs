@@ -18,7 +18,7 @@ use super::{
     op::{Change, Done, Gone, StreamOut},
     peers::PeerTouch,
     relay::{self, arrivals::Arrivals},
-    tokens::TokenHash,
+    tokens::{TokenHash, TokenUse},
 };
 use crate::{
     error::Error,
@@ -84,7 +84,7 @@ pub(super) struct Batch<'a> {
     pub(super) invites: BTreeMap<(u64, String, PeerId), Option<u64>>,
     pub(super) dead: Vec<DeadLetter>,
     pub(super) peers: BTreeMap<PeerId, PeerTouch>,
-    pub(super) tokens: BTreeMap<TokenHash, Millis>,
+    pub(super) tokens: BTreeMap<TokenHash, TokenUse>,
     pub(super) relay: relay::batch::Batch<'a>,
 }
 
@@ -204,7 +204,13 @@ impl<'a> Batch<'a> {
                     merged.inbound_ok_at = touch.inbound_ok_at.or(merged.inbound_ok_at);
                 }
             }
-            Change::TouchTokens(touches) => self.tokens.extend(touches.iter().copied()),
+            Change::TouchTokens(uses) => {
+                for used in uses {
+                    let before = self.tokens.insert(used.hash, used.clone());
+                    let merged = self.tokens.get_mut(&used.hash).expect("it was inserted just now");
+                    merged.user_agent = merged.user_agent.take().or(before.and_then(|before| before.user_agent));
+                }
+            }
             Change::Relay(change) => self.relay.take(change, &mut self.counters),
             // Refused by `check`.
             _ => {}

@@ -20,6 +20,7 @@ pub mod relay;
 mod rows;
 mod tokens;
 mod transaction;
+mod users;
 mod writer;
 
 pub use dead::{DeadLetter, DeadRow, DeadTotal, Direction};
@@ -30,7 +31,8 @@ pub use node::{FormerId, NodeRow};
 pub use op::{Change, Done, Gone, Op, ROWS_AN_OP, StreamOut};
 pub use outbox::{OutRow, QueueTotal};
 pub use peers::{KeyOrigin, PeerAddress, PeerKey, PeerKind, PeerOrigin, PeerRow, PeerTouch, PeerTransport};
-pub use tokens::{TokenHash, TokenRow};
+pub use tokens::{TokenHash, TokenRow, TokenUse};
+pub use users::{UserRow, UserState};
 
 use crate::error::Error;
 use sqlx::{

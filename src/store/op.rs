@@ -9,9 +9,10 @@ use super::{
     dead::DeadLetter,
     peers::{PeerRow, PeerTouch},
     relay,
-    tokens::TokenRow,
+    tokens::{TokenRow, TokenUse},
+    users::{UserRow, UserState},
 };
-use crate::types::{Mark, Millis, PeerId, ServerId};
+use crate::types::{Mark, Millis, PeerId, ServerId, UserId};
 use bytes::Bytes;
 use std::ops::Range;
 
@@ -150,14 +151,27 @@ pub enum Change {
         max_bytes: u64,
     },
 
-    /// `Conflict` when the hash or the id is taken.
+    /// `Conflict` when the name or the id is taken, also by a deleted user.
+    PutUser(UserRow),
+    /// `NotFound` when there is none, or it is deleted: that is for good.
+    SetUserState {
+        user: UserId,
+        state: UserState,
+    },
+
+    /// `Conflict` when the hash or the id is taken; `Precondition` when it is a
+    /// user's who is not active.
     PutToken(TokenRow),
-    /// `NotFound` when there is none.
+    /// `NotFound` when there is none, or when it is not `user`'s.
     RevokeToken {
         id: String,
+        user: Option<UserId>,
     },
-    /// Hash of the token, when it was used last.
-    TouchTokens(Vec<([u8; 32], Millis)>),
+    /// All tokens of a user.
+    EndSessions {
+        user: UserId,
+    },
+    TouchTokens(Vec<TokenUse>),
 
     /// Rows of the MPC router.
     Relay(relay::Change),
@@ -172,8 +186,8 @@ pub struct Done {
     /// The cursors of the op's `Inbound`s, in their order.
     pub cursors: Range<u64>,
     /// One for each change that takes rows away (`Settle`, `Bury…` of rows,
-    /// `DropDead`, `Trim…`, `RevokeToken`, and so in the relay), in their
-    /// order. When several `Settle`s of one peer are committed together, the
+    /// `DropDead`, `Trim…`, `RevokeToken`, `EndSessions`, and so in the relay),
+    /// in their order. When several `Settle`s of one peer are committed together, the
     /// last has their sum.
     pub gone: Vec<Gone>,
     /// The bodies that `relay::Change::FreeBodies` and `TrimMessages` dropped.
@@ -237,7 +251,7 @@ impl Change {
     /// move. Nor does a peer's row: holding or removing a peer is one too.
     pub fn grows(&self) -> bool {
         match self {
-            Self::Enqueue { .. } | Self::Inbound { .. } | Self::PutToken(_) => true,
+            Self::Enqueue { .. } | Self::Inbound { .. } | Self::PutToken(_) | Self::PutUser(_) => true,
             Self::Guild { member, .. } => *member,
             Self::Invite { inviter, .. } => inviter.is_some(),
             Self::Relay(change) => change.grows(),
@@ -280,7 +294,9 @@ impl Change {
             Self::Bury(letter) => letter.body.len() + letter.reason.len(),
             Self::Invite { invite, .. } => invite.len(),
             Self::TouchPeers(touches) => touches.len() * 64,
-            Self::TouchTokens(touches) => touches.len() * 64,
+            Self::TouchTokens(uses) => {
+                uses.iter().map(|used| 64 + used.user_agent.as_ref().map_or(0, String::len)).sum()
+            }
             Self::Relay(change) => change.weight(),
             _ => 0,
         }

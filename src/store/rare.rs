@@ -7,6 +7,7 @@ use super::{
     outbox::{self, Burial},
     peers, relay, tokens,
     transaction::Failure,
+    users,
 };
 use crate::error::Error;
 use sqlx::SqliteConnection;
@@ -22,7 +23,17 @@ pub(super) async fn apply(connection: &mut SqliteConnection, change: &Change, do
                 return Err(missing("peer", peer.0));
             }
         }
-        Change::PutToken(row) => tokens::put(connection, row).await?,
+        Change::PutUser(row) => users::put(connection, row).await?,
+        Change::SetUserState { user, state } => {
+            if !users::set_state(connection, *user, *state).await? {
+                return Err(missing("user", user));
+            }
+        }
+        Change::PutToken(row) => {
+            if !tokens::put(connection, row).await? {
+                return Err(Failure::Refused(Error::Precondition("the user of this token is not active".into())));
+            }
+        }
         Change::Relay(change) => relay::apply(connection, change, done).await?,
         taking => done.gone.push(take(connection, taking).await?),
     }
@@ -44,7 +55,10 @@ async fn take(connection: &mut SqliteConnection, change: &Change) -> Result<Gone
         Change::DropDead { id } => dead::drop_one(connection, *id).await?.ok_or_else(|| missing("dead letter", id)),
         Change::TrimInbound { received_before } => Ok(inbound::trim(connection, *received_before).await?),
         Change::TrimDead { max_rows, max_bytes } => Ok(dead::trim(connection, *max_rows, *max_bytes).await?),
-        Change::RevokeToken { id } => tokens::revoke(connection, id).await?.ok_or_else(|| missing("token", id)),
+        Change::RevokeToken { id, user } => {
+            tokens::revoke(connection, id, *user).await?.ok_or_else(|| missing("token", id))
+        }
+        Change::EndSessions { user } => Ok(tokens::end_sessions(connection, *user).await?),
         _ => Err(Failure::Refused(Error::internal("a grouped change among the rare ones"))),
     }
 }

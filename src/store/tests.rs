@@ -448,9 +448,11 @@ async fn a_token_is_found_by_its_hash_until_it_is_revoked() {
         hash: [n; 32],
         id: format!("t{n}"),
         principal: "service:home".into(),
+        user: None,
         created_at: Millis(i64::from(n)),
         expires_at: (n == 2).then_some(Millis(99)),
         last_used_at: None,
+        user_agent: None,
     };
     for n in [2, 1] {
         store.submit(Change::PutToken(token(n))).await.unwrap();
@@ -460,13 +462,16 @@ async fn a_token_is_found_by_its_hash_until_it_is_revoked() {
         assert!(matches!(refused, Err(Error::Conflict(_))), "{refused:?}");
     }
     assert_eq!(store.tokens().await.unwrap(), [token(1), token(2)]);
-    let uses = vec![([1; 32], Millis(50)), ([7; 32], Millis(51)), ([1; 32], Millis(52))];
+    let used =
+        |n, at, agent: Option<&str>| TokenUse { hash: [n; 32], at: Millis(at), user_agent: agent.map(str::to_owned) };
+    let uses = vec![used(1, 50, Some("phone")), used(7, 51, None), used(1, 52, None)];
     store.submit(Change::TouchTokens(uses)).await.unwrap();
-    let used = TokenRow { last_used_at: Some(Millis(52)), ..token(1) };
-    assert_eq!(store.token_by_hash(&[1; 32]).await.unwrap(), Some(used));
-    store.submit(Change::RevokeToken { id: "t1".into() }).await.unwrap();
+    let touched = TokenRow { last_used_at: Some(Millis(52)), user_agent: Some("phone".into()), ..token(1) };
+    assert_eq!(store.token_by_hash(&[1; 32]).await.unwrap(), Some((touched, None)));
+    let revoke = || Change::RevokeToken { id: "t1".into(), user: None };
+    store.submit(revoke()).await.unwrap();
     assert_eq!(store.token_by_hash(&[1; 32]).await.unwrap(), None);
-    let twice = store.submit(Change::RevokeToken { id: "t1".into() }).await;
+    let twice = store.submit(revoke()).await;
     assert!(matches!(twice, Err(Error::NotFound(_))), "{twice:?}");
 }
 
@@ -655,7 +660,9 @@ fn change() -> impl Strategy<Value = Change> {
         2 => guild,
         2 => invite,
         1 => touch,
-        1 => (0..2u8, 0..9i64).prop_map(|(n, at)| Change::TouchTokens(vec![([n; 32], Millis(at))])),
+        1 => (0..2u8, 0..9i64, proptest::option::of("[ab]")).prop_map(|(n, at, user_agent)| {
+            Change::TouchTokens(vec![TokenUse { hash: [n; 32], at: Millis(at), user_agent }])
+        }),
         1 => bury,
         1 => bury_rows,
         1 => (1..4i64).prop_map(|id| Change::DropDead { id }),
@@ -682,10 +689,12 @@ async fn seeded() -> (TempDir, Store) {
     let token = TokenRow {
         hash: [1; 32],
         id: "t".into(),
-        principal: "user:u".into(),
+        principal: "service:s".into(),
+        user: None,
         created_at: Millis(0),
         expires_at: None,
         last_used_at: None,
+        user_agent: None,
     };
     store.submit(Change::PutToken(token)).await.unwrap();
     store.submit(Change::PutPeer(peer_row(PEER, "p.example:1").into())).await.unwrap();

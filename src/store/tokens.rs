@@ -1,13 +1,18 @@
-//! Tokens of callers. Only the SHA-256 of one is ever here.
+//! Tokens of callers; that of a user is a device session. Only the SHA-256 of
+//! one is ever here.
 
 use super::{
-    Store,
+    Named, Store, UserState,
     batch::Batch,
     broken, error,
     op::Gone,
-    rows::{ManyRows, Script},
+    rows::{ManyRows, Script, bits},
+    users::user_id,
 };
-use crate::{error::Error, types::Millis};
+use crate::{
+    error::Error,
+    types::{Millis, UserId},
+};
 use sqlx::SqliteConnection;
 use std::sync::LazyLock;
 
@@ -21,41 +26,91 @@ pub struct TokenRow {
     pub id: String,
     /// `kind:NAME`.
     pub principal: String,
+    /// Set exactly where the principal is a user.
+    pub user: Option<UserId>,
     pub created_at: Millis,
     pub expires_at: Option<Millis>,
     pub last_used_at: Option<Millis>,
+    /// What its user's program calls itself, as it said last.
+    pub user_agent: Option<String>,
 }
 
-type TokenColumns = (Vec<u8>, String, String, i64, Option<i64>, Option<i64>);
+/// That a token was used.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TokenUse {
+    pub hash: TokenHash,
+    pub at: Millis,
+    /// `None`: as it was.
+    pub user_agent: Option<String>,
+}
 
-fn token((hash, id, principal, created_at, expires_at, last_used_at): TokenColumns) -> Result<TokenRow, Error> {
+#[derive(sqlx::FromRow)]
+struct TokenColumns {
+    hash: Vec<u8>,
+    id: String,
+    principal: String,
+    user_id: Option<i64>,
+    created_at: i64,
+    expires_at: Option<i64>,
+    last_used_at: Option<i64>,
+    user_agent: Option<String>,
+}
+
+fn token(row: TokenColumns) -> Result<TokenRow, Error> {
     Ok(TokenRow {
-        hash: hash.try_into().map_err(|_| broken("the hash of a token"))?,
-        id,
-        principal,
-        created_at: Millis(created_at),
-        expires_at: expires_at.map(Millis),
-        last_used_at: last_used_at.map(Millis),
+        hash: row.hash.try_into().map_err(|_| broken("the hash of a token"))?,
+        id: row.id,
+        principal: row.principal,
+        user: row.user_id.map(user_id).transpose()?,
+        created_at: Millis(row.created_at),
+        expires_at: row.expires_at.map(Millis),
+        last_used_at: row.last_used_at.map(Millis),
+        user_agent: row.user_agent,
     })
 }
 
+#[derive(sqlx::FromRow)]
+struct FoundColumns {
+    #[sqlx(flatten)]
+    token: TokenColumns,
+    state: Option<String>,
+}
+
 impl Store {
-    pub async fn token_by_hash(&self, hash: &TokenHash) -> Result<Option<TokenRow>, Error> {
-        let found = sqlx::query_as(
-            "SELECT hash, id, principal, created_at, expires_at, last_used_at FROM token WHERE hash = $1",
+    /// And of a user's the state of the user.
+    pub async fn token_by_hash(&self, hash: &TokenHash) -> Result<Option<(TokenRow, Option<UserState>)>, Error> {
+        let found: Option<FoundColumns> = sqlx::query_as(
+            "SELECT hash, token.id, principal, user_id, token.created_at, expires_at, last_used_at, user_agent, state
+             FROM token LEFT JOIN local_user ON local_user.id = user_id WHERE hash = $1",
         )
         .bind(hash.as_slice())
         .fetch_optional(&self.readers)
         .await
         .map_err(error)?;
-        found.map(token).transpose()
+        let Some(found) = found else { return Ok(None) };
+        let state = found.state.as_deref().map(UserState::named).transpose()?;
+        Ok(Some((token(found.token)?, state)))
     }
 
     /// All of them, expired ones too, oldest first.
     pub async fn tokens(&self) -> Result<Vec<TokenRow>, Error> {
-        let found = sqlx::query_as(
-            "SELECT hash, id, principal, created_at, expires_at, last_used_at FROM token ORDER BY created_at, id",
+        let found: Vec<TokenColumns> = sqlx::query_as(
+            "SELECT hash, id, principal, user_id, created_at, expires_at, last_used_at, user_agent FROM token
+             ORDER BY created_at, id",
         )
+        .fetch_all(&self.readers)
+        .await
+        .map_err(error)?;
+        found.into_iter().map(token).collect()
+    }
+
+    /// The same of one user.
+    pub async fn tokens_of(&self, user: UserId) -> Result<Vec<TokenRow>, Error> {
+        let found: Vec<TokenColumns> = sqlx::query_as(
+            "SELECT hash, id, principal, user_id, created_at, expires_at, last_used_at, user_agent FROM token
+             WHERE user_id = $1 ORDER BY created_at, id",
+        )
+        .bind(bits(user.get()))
         .fetch_all(&self.readers)
         .await
         .map_err(error)?;
@@ -63,37 +118,56 @@ impl Store {
     }
 }
 
-pub(super) async fn put(connection: &mut SqliteConnection, row: &TokenRow) -> Result<(), sqlx::Error> {
-    sqlx::query(
-        "INSERT INTO token (hash, id, principal, created_at, expires_at, last_used_at) VALUES ($1, $2, $3, $4, $5, $6)",
+/// `false` when it is a user's who is not active.
+pub(super) async fn put(connection: &mut SqliteConnection, row: &TokenRow) -> Result<bool, sqlx::Error> {
+    let put = sqlx::query(
+        "INSERT INTO token (hash, id, principal, user_id, created_at, expires_at, last_used_at, user_agent)
+         SELECT $1, $2, $3, $4, $5, $6, $7, $8
+         WHERE $4 IS NULL OR EXISTS (SELECT 1 FROM local_user WHERE id = $4 AND state = 'active')",
     )
     .bind(row.hash.as_slice())
     .bind(row.id.as_str())
     .bind(row.principal.as_str())
+    .bind(row.user.map(|user| bits(user.get())))
     .bind(row.created_at.0)
     .bind(row.expires_at.map(|at| at.0))
     .bind(row.last_used_at.map(|at| at.0))
+    .bind(row.user_agent.as_deref())
     .execute(connection)
     .await?;
-    Ok(())
+    Ok(put.rows_affected() > 0)
 }
 
-/// `None` when there is no such token.
-pub(super) async fn revoke(connection: &mut SqliteConnection, id: &str) -> Result<Option<Gone>, sqlx::Error> {
-    let gone = sqlx::query("DELETE FROM token WHERE id = $1").bind(id).execute(connection).await?;
+/// `None` when there is no such token, or it is not `user`'s.
+pub(super) async fn revoke(
+    connection: &mut SqliteConnection,
+    id: &str,
+    user: Option<UserId>,
+) -> Result<Option<Gone>, sqlx::Error> {
+    let gone = sqlx::query("DELETE FROM token WHERE id = $1 AND ($2 IS NULL OR user_id = $2)")
+        .bind(id)
+        .bind(user.map(|user| bits(user.get())))
+        .execute(connection)
+        .await?;
     Ok((gone.rows_affected() > 0).then_some(Gone { rows: 1, bytes: 0 }))
+}
+
+pub(super) async fn end_sessions(connection: &mut SqliteConnection, user: UserId) -> Result<Gone, sqlx::Error> {
+    let gone = sqlx::query("DELETE FROM token WHERE user_id = $1").bind(bits(user.get())).execute(connection).await?;
+    Ok(Gone { rows: gone.rows_affected(), bytes: 0 })
 }
 
 pub(super) fn touch(script: &mut Script, batch: &Batch) {
     static TOUCH: LazyLock<ManyRows> = LazyLock::new(|| {
         ManyRows::new(
-            "WITH touch (hash, at) AS (VALUES",
-            "(?, ?)",
-            ") UPDATE token SET last_used_at = touch.at FROM touch WHERE token.hash = touch.hash",
+            "WITH touch (hash, at, agent) AS (VALUES",
+            "(?, ?, ?)",
+            ") UPDATE token SET last_used_at = touch.at, user_agent = coalesce(touch.agent, user_agent)
+             FROM touch WHERE token.hash = touch.hash",
         )
     });
-    let touches: Vec<(TokenHash, Millis)> = batch.tokens.iter().map(|(hash, at)| (*hash, *at)).collect();
-    TOUCH.write(script, &touches, |script, (hash, at)| {
-        script.bind(hash.to_vec()).bind(at.0);
+    let uses: Vec<&TokenUse> = batch.tokens.values().collect();
+    TOUCH.write(script, &uses, |script, used| {
+        script.bind(used.hash.to_vec()).bind(used.at.0).bind(used.user_agent.clone());
     });
 }

@@ -22,3 +22,4 @@ mod relay_far;
 mod stock;
 mod tls;
 mod trust;
+mod users;

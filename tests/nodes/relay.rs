@@ -419,20 +419,85 @@ async fn a_subscriber_holds_so_many_unacknowledged_messages() {
     let node = TestNode::start_with(|config| config.relay.max_unacknowledged = 2).await;
     let (alice, bob) = (Party::of(&node, "alice").await, Party::of(&node, "bob").await);
     let mut messages = bob.subscribe("").await.unwrap();
+    let mut ids = vec![];
     for payload in [b"0", b"1", b"2", b"3"] {
-        alice.route("s", &["bob"], payload).await.unwrap();
+        ids.push(alice.route("s", &["bob"], payload).await.unwrap());
     }
     let (first, second) = (messages.next().await.unwrap(), messages.next().await.unwrap());
-    // Only an acknowledgement lets the third one out.
-    let early = tokio::select! {
-        biased;
-        message = messages.next() => Some(message),
-        answer = bob.acknowledge(&second.message_id, true, "") => { answer.unwrap(); None }
-    };
-    assert!(early.is_none(), "{early:?}");
-    assert_eq!((&first.payload[..], messages.payload().await), (&b"0"[..], b"2".to_vec()));
+    assert_eq!((&first.payload[..], &second.payload[..]), (&b"0"[..], &b"1"[..]));
+    eventually!(alice.states(&ids[1]).await == [("bob".into(), "delivered".into())]);
+    assert_eq!(alice.states(&ids[2]).await, [("bob".into(), "pending".into())]);
+    // An acknowledgement lets the third one out.
+    bob.acknowledge(&second.message_id, true, "").await.unwrap();
+    assert_eq!(messages.payload().await, b"2");
     bob.acknowledge(&first.message_id, true, "").await.unwrap();
     assert_eq!(messages.payload().await, b"3");
+}
+
+/// The node's own client takes from a connection what its windows let in, and
+/// no more while nobody reads.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_does_not_read_holds_up_nobody() {
+    let node = TestNode::start().await;
+    let (service, mal) = (Party::service(&node).await, Party::of(&node, "mal").await);
+    let sessions: Vec<String> = (0..6).map(|n| format!("m{n}")).collect();
+    let fill = async |session: &str| {
+        for n in 0..5 {
+            let sender = Party::acting_as(&node, &format!("party:filler{n}"), &format!("filler{n}")).await;
+            for _ in 0..60 {
+                sender.route(session, &["mal"], &[7; 4_000]).await.unwrap();
+            }
+        }
+    };
+    futures_util::future::join_all(sessions.iter().map(|session| fill(session))).await;
+    for n in 0..40 {
+        service.publish(SessionEvent { event_type: format!("{n:0200}"), ..announcement("e", &["mal"]) }).await.unwrap();
+    }
+    let mut unread = vec![];
+    for session in &sessions {
+        unread.push(mal.subscribe(session).await.unwrap());
+    }
+    let unread_events = [mal.events(&[]).await.unwrap(), mal.events(&[]).await.unwrap()];
+    // Everybody else goes on, and so does mal itself in what it reads.
+    let (alice, bob) = (Party::of(&node, "alice").await, Party::of(&node, "bob").await);
+    let mut messages = bob.subscribe("").await.unwrap();
+    for n in 0..50u32 {
+        let id = alice.route_once(&n.to_string(), "s", &["bob"], &n.to_be_bytes()).await.unwrap();
+        assert_eq!(messages.payload().await, n.to_be_bytes());
+        bob.acknowledge(&id, true, "").await.unwrap();
+        assert_eq!(alice.states(&id).await, [acknowledged("bob")]);
+        assert!(bob.pending("", 0).await.unwrap().is_empty());
+    }
+    alice.route("own", &["mal"], b"for mal").await.unwrap();
+    let other = Party::of(&node, "mal").await;
+    assert_eq!(other.subscribe("own").await.unwrap().payload().await, b"for mal");
+    // What was not read is all there. The others' share of the connection is
+    // free once they are gone.
+    drop(unread_events);
+    unread.truncate(1);
+    let mut messages = unread.remove(0);
+    for _ in 0..300 {
+        let message = messages.next().await.unwrap();
+        other.acknowledge(&message.message_id, true, "").await.unwrap();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn subscriptions_that_nobody_reads_share_a_bound() {
+    let node = TestNode::start().await;
+    let (alice, mal) = (Party::of(&node, "alice").await, Party::of(&node, "mal").await);
+    alice.route("s", &["mal"], &vec![1; PAYLOAD_MAX]).await.unwrap();
+    let mut unread = vec![];
+    for _ in 0..20 {
+        unread.push(mal.subscribe("s").await.unwrap());
+    }
+    // The newest one gets it once it is read, and the older ones are told.
+    let mut newest = unread.pop().unwrap();
+    let mut replaced = 0;
+    for mut old in unread {
+        replaced += u32::from(old.end().await.code() == Code::Aborted);
+    }
+    assert_eq!((replaced, newest.payload().await.len()), (19, PAYLOAD_MAX));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

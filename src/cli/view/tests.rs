@@ -47,6 +47,9 @@ fn the_keys_are_the_fields_of_the_contract() {
         (keys(&Dead { dead: 1 }), admin("DropQueueResponse")),
         (keys(&ResendDeadResponse { number: 1 }), admin("ResendDeadResponse")),
         (keys(&RevokeTokenResponse {}), admin("RevokeTokenResponse")),
+        (keys(&UserInfo::from(&Default::default())), admin("UserInfo")),
+        (keys(&DeleteUserResponse { sessions: 1 }), admin("DeleteUserResponse")),
+        (keys(&RevokeSessionsResponse { revoked: 1 }), admin("RevokeSessionsResponse")),
     ];
     for (printed, contract) in table {
         assert_eq!(printed, contract);

@@ -4,10 +4,11 @@ use super::*;
 
 #[test]
 fn a_principal_reads_as_it_is_written() {
-    for text in ["party:a", "user:Zoë", "gateway:g:1", "service:x@y:1", "admin:root"] {
+    for text in ["party:Zoë", "user:Zo.e_-1", "gateway:g:1", "service:x@y:1", "admin:root"] {
         assert_eq!(text.parse::<Principal>().unwrap().to_string(), text);
     }
-    for text in ["", "user", "user:", "root:a", "user:a b", "user:a\n", &format!("user:{}", "a".repeat(257))] {
+    let (party, user) = (format!("party:{}", "a".repeat(257)), format!("user:{}", "a".repeat(65)));
+    for text in ["", "party", "party:", "root:a", "party:a b", "party:a\n", &party, "user:a@b", "user:Zoë", &user] {
         assert!(text.parse::<Principal>().is_err(), "{text:?}");
     }
 }

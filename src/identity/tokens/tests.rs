@@ -9,6 +9,10 @@ async fn tokens() -> (tempfile::TempDir, Tokens) {
     (dir, Tokens::new(store))
 }
 
+async fn issue(tokens: &Tokens, ttl: Option<Duration>) -> Issued {
+    tokens.issue(&Principal::Gateway("a".into()), None, ttl).await.unwrap()
+}
+
 fn header(token: &str) -> MetadataMap {
     let mut metadata = MetadataMap::new();
     metadata.insert("authorization", format!("Bearer {token}").parse().unwrap());
@@ -19,7 +23,7 @@ fn header(token: &str) -> MetadataMap {
 async fn a_token_counts_until_it_is_revoked() {
     let (_dir, tokens) = tokens().await;
     let service = Principal::Service("home".into());
-    let issued = tokens.issue(&service, None).await.unwrap();
+    let issued = tokens.issue(&service, None, None).await.unwrap();
     for _ in 0..2 {
         assert_eq!(tokens.authenticate(&header(&issued.token)).await.unwrap(), service);
     }
@@ -32,7 +36,7 @@ async fn a_token_counts_until_it_is_revoked() {
 #[tokio::test]
 async fn an_expired_token_does_not_count() {
     let (_dir, tokens) = tokens().await;
-    let issued = tokens.issue(&Principal::User("a".into()), Some(Duration::ZERO)).await.unwrap();
+    let issued = issue(&tokens, Some(Duration::ZERO)).await;
     let error = tokens.authenticate(&header(&issued.token)).await.unwrap_err().to_string();
     assert!(error.contains("expired"), "{error}");
 }
@@ -49,7 +53,7 @@ async fn no_token_or_a_strange_one_is_refused() {
 #[tokio::test]
 async fn the_last_use_is_listed() {
     let (_dir, tokens) = tokens().await;
-    let issued = tokens.issue(&Principal::Admin("a".into()), None).await.unwrap();
+    let issued = issue(&tokens, None).await;
     assert_eq!(tokens.list().await.unwrap()[0].last_used_at, None);
     tokens.authenticate(&header(&issued.token)).await.unwrap();
     assert!(tokens.list().await.unwrap()[0].last_used_at.is_some());
@@ -63,7 +67,8 @@ async fn the_last_use_is_listed() {
 async fn a_stream_ends_when_its_own_token_is_revoked() {
     let (_dir, tokens) = tokens().await;
     let service = Principal::Service("home".into());
-    let [own, other] = [tokens.issue(&service, None).await.unwrap(), tokens.issue(&service, None).await.unwrap()];
+    let [own, other] =
+        [tokens.issue(&service, None, None).await.unwrap(), tokens.issue(&service, None, None).await.unwrap()];
     let items = stream::iter([Ok(1)]).chain(stream::pending());
     let mut open = tokens.until_lapse(&header(&own.token), items);
     assert_eq!(open.next().await.unwrap().unwrap(), 1);
@@ -78,7 +83,7 @@ async fn a_stream_ends_when_its_own_token_is_revoked() {
 #[tokio::test]
 async fn a_stream_ends_when_its_token_expires() {
     let (_dir, tokens) = tokens().await;
-    let issued = tokens.issue(&Principal::User("a".into()), Some(Duration::from_millis(100))).await.unwrap();
+    let issued = issue(&tokens, Some(Duration::from_millis(100))).await;
     let mut open = tokens.until_lapse(&header(&issued.token), stream::pending::<Result<(), Status>>());
     let end = open.next().await.unwrap().unwrap_err();
     assert!(end.message().contains("expired"), "{end}");
