@@ -30,7 +30,7 @@ const PULL_PATIENCE: Duration = Duration::from_secs(10);
 /// before it that broke.
 const BATCHES_MAX: usize = 2 * WINDOW as usize;
 /// Rows and bytes of batches that are applied together, beside the first one.
-const TOGETHER_ROWS: usize = 2_048;
+const TOGETHER_ROWS: usize = 4_096;
 const TOGETHER_BYTES: usize = 1 << 20;
 
 /// A batch that is being applied.
