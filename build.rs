@@ -25,6 +25,7 @@ const FILES: &[&str] = &[
     "pillarbox/federation/v1/federation.proto",
     "pillarbox/postbox/v1/mailroom.proto",
     "pillarbox/relay/v1/relay.proto",
+    "pillarbox/relay/v1/sessions.proto",
     "protocol/auth/v1/auth.proto",
     "protocol/harmonytypes/v1/types.proto",
     "protocol/sync/v1/sync.proto",

@@ -15,8 +15,13 @@ test:
 sim seeds="100000":
     SEEDS={{seeds}} cargo test --locked --release --test sim
 
+# Threshold signatures across three nodes, one of which is killed.
+examples:
+    cargo run --locked --release --example frost
+    cargo run --locked --release --example cggmp
+
 doc:
-    RUSTDOCFLAGS=-Dwarnings cargo doc --locked --no-deps
+    RUSTDOCFLAGS=-Dwarnings cargo doc --locked --no-deps --features round-based
 
 # Licences, bans and sources; the advisory database is not asked.
 deny:

@@ -8,6 +8,9 @@ use std::{fmt, time::Duration};
 use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, StatusExt};
 
+/// Bytes of a text that a caller gets.
+const TEXT_MAX: usize = 1024;
+
 /// Each variant's text says what is wrong, naming the field and the limit.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Error {
@@ -64,6 +67,20 @@ impl Error {
         Self::Internal(cause.to_string())
     }
 
+    /// The same, said of a field, where a caller can act on it.
+    pub fn of_field(mut self, field: &str) -> Self {
+        match &mut self {
+            Self::Invalid(text)
+            | Self::Denied(text)
+            | Self::NotFound(text)
+            | Self::Precondition(text)
+            | Self::Exhausted { message: text, .. }
+            | Self::Unavailable { message: text, .. } => text.insert_str(0, &format!("{field}: ")),
+            _ => {}
+        }
+        self
+    }
+
     pub fn code(&self) -> Code {
         match self {
             Self::Invalid(_) => Code::InvalidArgument,
@@ -93,9 +110,19 @@ impl From<Error> for Status {
             Error::Exhausted { message, retry_after: Some(after) }
             | Error::Unavailable { message, retry_after: Some(after) } => {
                 let details = ErrorDetails::with_retry_info(Some(*after));
-                Status::with_error_details(error.code(), message.as_str(), details)
+                Status::with_error_details(error.code(), shortened(message.clone()), details)
             }
-            other => Status::new(other.code(), other.to_string()),
+            other => Status::new(other.code(), shortened(other.to_string())),
         }
     }
+}
+
+/// It travels in a header, which no client takes at any length, and may repeat
+/// what the caller wrote.
+fn shortened(mut text: String) -> String {
+    if text.len() > TEXT_MAX {
+        text.truncate(text.floor_char_boundary(TEXT_MAX));
+        text.push('…');
+    }
+    text
 }

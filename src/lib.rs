@@ -7,7 +7,7 @@
 //! 0. [`proto`]: generated code
 //! 1. [`types`], [`error`], [`metrics`]
 //! 2. [`store`]: rows; [`net`]: sockets, TLS, HTTP
-//! 3. [`identity`]: the node's key, tokens, principals
+//! 3. [`identity`]: the node's key, tokens, principals; [`client`] of a router
 //! 4. [`federation`]: the postbox, out to other servers
 //! 5. [`relay`]: the MPC router
 //! 7. [`admin`]: the operator's socket, metrics
@@ -17,6 +17,7 @@
 
 pub mod admin;
 pub mod cli;
+pub mod client;
 pub mod config;
 pub mod demo;
 pub mod error;

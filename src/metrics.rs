@@ -39,6 +39,8 @@ pub struct Metrics {
     pub messages_routed: IntCounter,
     /// Deliveries that failed because their message expired.
     pub deliveries_expired: IntCounter,
+    /// Rounds, types and senders for which two payloads were broadcast.
+    pub equivocations: IntCounter,
     /// Notifications of parties that are away, by `way` ("mail", "webhook") and
     /// `result` ("sent", "failed", "dropped").
     pub notifications: IntCounterVec,
@@ -112,6 +114,10 @@ impl Metrics {
             deliveries_expired: plain(
                 "pillarbox_relay_deliveries_expired_total",
                 "Deliveries that failed because their message expired.",
+            ),
+            equivocations: plain(
+                "pillarbox_relay_equivocations_total",
+                "Rounds, types and senders for which two payloads were broadcast.",
             ),
             notifications: labelled(
                 "pillarbox_relay_notifications_total",

@@ -21,7 +21,7 @@ use crate::{
         requests,
     },
     proto::{DESCRIPTORS, pillarbox::admin::v1::admin_server::AdminServer},
-    relay::{Notifier, Relay},
+    relay::{Notifier, Relay, operator_sessions},
     store::{Change, FormerId, NodeRow, Store},
     types::{Millis, PublicKey, ServerId},
 };
@@ -44,12 +44,13 @@ use tower::{Layer, Service, ServiceExt};
 
 /// Requests in flight when the node stops.
 const GRACE: Duration = Duration::from_secs(3);
-const SERVICES: [&str; 5] = [
+const SERVICES: [&str; 6] = [
     "protocol.sync.v1.PostboxService",
     "protocol.auth.v1.AuthService",
     "pillarbox.federation.v1.Courier",
     "pillarbox.postbox.v1.Mailroom",
     "mpc.router.v1.MessageRouter",
+    "pillarbox.relay.v1.Sessions",
 ];
 
 /// Why a node did not start.
@@ -136,7 +137,8 @@ impl Node {
         // Whatever was started ends, should a later step fail.
         let undo = (closing.clone().drop_guard(), stop.clone().drop_guard());
         let relay =
-            Relay::open_on(config.relay.clone(), store.clone(), metrics.clone(), notifier, stop.clone()).await?;
+            Relay::open_on(config.relay.clone(), store.clone(), key.clone(), metrics.clone(), notifier, stop.clone())
+                .await?;
         let federation = Federation::start(Parts {
             config: config.federation.clone(),
             store: store.clone(),
@@ -164,7 +166,8 @@ impl Node {
             tasks: tasks.clone(),
             stop: closing.clone(),
         };
-        let commands = plain(Routes::new(AdminServer::new(operator).max_decoding_message_size(66 << 20)));
+        let commands = Routes::new(AdminServer::new(operator).max_decoding_message_size(66 << 20));
+        let commands = plain(commands.add_service(operator_sessions(&relay)));
         tasks.spawn(socket::serve(socket::bind(&socket)?, commands, closing.clone()));
 
         let limits = Limits::new(config.limits);
@@ -322,12 +325,14 @@ async fn door(federation: &Federation, relay: &Relay, tokens: Tokens) -> Result<
             .with_service_name(SERVICES[2])
             .with_service_name(SERVICES[3])
             .with_service_name(SERVICES[4])
+            .with_service_name(SERVICES[5])
     };
     let routes = Routes::new(federation.postbox_service())
         .add_service(federation.auth_service())
         .add_service(federation.courier_service())
         .add_service(federation.mailroom_service(tokens.clone()))
-        .add_service(relay.service(tokens))
+        .add_service(relay.service(tokens.clone()))
+        .add_service(relay.sessions_service(tokens))
         .add_service(health_service)
         .add_service(reflection().build_v1().map_err(Error::internal)?)
         .add_service(reflection().build_v1alpha().map_err(Error::internal)?);

@@ -168,3 +168,8 @@ fn a_peer_may_change_its_protocol() {
 fn grpcio_parties_sign_through_the_router() {
     play("parties", SOON);
 }
+
+#[test]
+fn python_verifies_transcripts_and_evidence_from_the_documented_bytes() {
+    play("evidence", SOON);
+}

@@ -10,6 +10,7 @@
 mod process;
 
 mod crash {
+    mod client;
     mod disk;
     mod kill;
     mod ledger;

@@ -37,14 +37,20 @@ const BESIDE: &[(&str, &str)] = &[
 
 /// Rules without a driver: `now` and randomness come in as arguments.
 const PURE: &[&str] = &[
+    "client/backoff.rs",
+    "client/seen.rs",
     "federation/delivery.rs",
+    "relay/evidence.rs",
     "relay/notify/rule.rs",
+    "relay/progress.rs",
     "relay/router.rs",
     "relay/router/names.rs",
     "relay/router/quota.rs",
+    "relay/router/view.rs",
     "relay/subscriptions.rs",
     "relay/window.rs",
     "chat/topic.rs",
+    "store/relay/chain.rs",
 ];
 const IMPURE: &[&str] = &[
     "tokio",

@@ -1,10 +1,10 @@
 //! The caller's end of `DATA_DIR/admin.sock`: gRPC over a Unix socket.
 //!
-//! Owns the connection. Whoever may open the socket is the operator, so there
+//! Owns the connection, over which the services of the socket are called. Whoever may open the socket is the operator, so there
 //! is neither TLS nor a token. Never retries: a broken connection is told by
 //! the call that needed it.
 
-use crate::proto::pillarbox::admin::v1::admin_client::AdminClient;
+use crate::proto::pillarbox::{admin::v1::admin_client::AdminClient, relay::v1::sessions_client::SessionsClient};
 use http::{Request, Response, Uri};
 use hyper::{body::Incoming, client::conn::http2};
 use hyper_util::rt::{TokioExecutor, TokioIo};
@@ -23,6 +23,9 @@ use tonic::body::Body;
 /// The operator's calls; clones share one connection.
 pub type Client = AdminClient<Channel>;
 
+/// The operator's view of the sessions of MPC parties.
+pub type Sessions = SessionsClient<Channel>;
+
 /// A local socket either takes us at once or not at all.
 const CONNECT: Duration = Duration::from_secs(5);
 /// A list may hold all of 10,000 peers, a row a body of 4 MiB.
@@ -31,6 +34,21 @@ const MAX_MESSAGE: usize = 64 << 20;
 /// Connects to the node that serves `socket`. `NotFound` and
 /// `ConnectionRefused`: no node runs there; `TimedOut`: it does not answer.
 pub async fn connect(socket: &Path) -> io::Result<Client> {
+    let client = AdminClient::with_origin(open(socket).await?, origin());
+    Ok(client.max_decoding_message_size(MAX_MESSAGE))
+}
+
+/// The same for the sessions.
+pub async fn connect_sessions(socket: &Path) -> io::Result<Sessions> {
+    let client = SessionsClient::with_origin(open(socket).await?, origin());
+    Ok(client.max_decoding_message_size(MAX_MESSAGE))
+}
+
+fn origin() -> Uri {
+    Uri::from_static("http://admin.sock")
+}
+
+async fn open(socket: &Path) -> io::Result<Channel> {
     let opened = timeout(CONNECT, async {
         let stream = UnixStream::connect(socket).await?;
         http2::handshake(TokioExecutor::new(), TokioIo::new(stream)).await.map_err(io::Error::other)
@@ -40,9 +58,7 @@ pub async fn connect(socket: &Path) -> io::Result<Client> {
     let driver = Driver(tokio::spawn(async move {
         let _ = connection.await;
     }));
-    let channel = Channel { sender, _driver: Arc::new(driver) };
-    let client = AdminClient::with_origin(channel, Uri::from_static("http://admin.sock"));
-    Ok(client.max_decoding_message_size(MAX_MESSAGE))
+    Ok(Channel { sender, _driver: Arc::new(driver) })
 }
 
 /// One HTTP/2 connection, as the generated client wants it.

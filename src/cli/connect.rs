@@ -10,7 +10,7 @@ use tokio::time::timeout;
 use tonic::{Code, Status, Streaming};
 use tonic_types::StatusExt;
 
-pub use crate::admin::client::Client as Admin;
+pub use crate::admin::client::{Client as Admin, Sessions};
 
 /// The longest a command's call may take; the node itself gives a peer 30 s.
 const CALL: Duration = Duration::from_secs(60);
@@ -19,6 +19,13 @@ const CALL: Duration = Duration::from_secs(60);
 pub async fn connect(data_dir: &Path) -> Result<Admin, Failure> {
     let socket = data_dir.join("admin.sock");
     client::connect(&socket).await.map_err(|error| Failure::Failed(why_not(data_dir, &socket, &error)))
+}
+
+/// The same for the sessions of MPC parties.
+pub async fn connect_sessions(data_dir: &Path) -> Result<Sessions, Failure> {
+    let socket = data_dir.join("admin.sock");
+    let failed = |error| Failure::Failed(why_not(data_dir, &socket, &error));
+    client::connect_sessions(&socket).await.map_err(failed)
 }
 
 fn why_not(data_dir: &Path, socket: &Path, error: &io::Error) -> String {

@@ -1,7 +1,7 @@
 //! The command line (floor 9): the process, and the operator's commands.
 //!
 //! Owns arguments, exit codes and what is printed. `serve` runs a node, `demo`
-//! three; every other command but `check-config` talks to the running one over
+//! three; every other command but `check-config` and `mpc verify` talks to the running one over
 //! `DATA_DIR/admin.sock` and holds no state of its own.
 //!
 //! Results go to stdout, everything else to stderr. Exit codes: 0 done, 1
@@ -12,6 +12,7 @@ mod dead;
 mod demo;
 mod event;
 mod key;
+mod mpc;
 mod output;
 mod peer;
 mod queue;
@@ -87,6 +88,9 @@ enum Command {
     /// Send an event, or watch what arrives
     #[command(subcommand, after_help = event::EXAMPLES)]
     Event(event::Command),
+    /// The sessions of MPC parties: who is waited for, and what was said
+    #[command(subcommand, after_help = mpc::EXAMPLES)]
+    Mpc(mpc::Command),
     /// Tokens of those who may call this node
     #[command(subcommand, after_help = token::EXAMPLES)]
     Token(token::Command),
@@ -170,6 +174,8 @@ fn dispatch(cli: Cli) -> Result<(), Failure> {
         Command::Queue(command) => client(queue::run(command, &data_dir_of_node(data_dir)?, &mut out)),
         Command::Dead(command) => client(dead::run(command, &data_dir_of_node(data_dir)?, &mut out)),
         Command::Event(command) => client(event::run(command, &data_dir_of_node(data_dir)?, &mut out)),
+        Command::Mpc(mpc::Command::Verify(args)) => mpc::verify(&args, &mut out),
+        Command::Mpc(command) => client(mpc::run(command, &data_dir_of_node(data_dir)?, &mut out)),
         Command::Token(command) => client(token::run(command, &data_dir_of_node(data_dir)?, &mut out)),
         Command::User(command) => client(user::run(command, &data_dir_of_node(data_dir)?, &mut out)),
         Command::Session(command) => client(session::run(command, &data_dir_of_node(data_dir)?, &mut out)),

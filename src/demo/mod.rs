@@ -8,7 +8,7 @@
 mod gauge;
 mod load;
 mod picture;
-mod process;
+pub mod process;
 mod report;
 mod screen;
 mod stage;

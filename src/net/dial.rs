@@ -82,6 +82,9 @@ pub enum DialError {
     Connect { host: String, address: SocketAddr, cause: String },
     #[error("{host}: TLS with {address} failed: {cause}")]
     Tls { host: String, address: SocketAddr, cause: String },
+    /// The certificate is not that of whom we meant.
+    #[error("{host}: TLS with {address} failed: {cause}")]
+    Untrusted { host: String, address: SocketAddr, cause: String },
     #[error("{host}: no answer in time ({what})")]
     Timeout { host: String, what: String },
 }
@@ -194,13 +197,22 @@ impl Dialer {
             let tls = timeout_at(deadline, TlsConnector::from(Arc::new(config)).connect(name, tcp))
                 .await
                 .map_err(|_| late("TLS with"))?
-                .map_err(|cause| failed(cause.to_string()))?;
+                .map_err(|cause| match is_distrust(&cause) {
+                    true => DialError::Untrusted { host: host.to_owned(), address, cause: cause.to_string() },
+                    false => failed(cause.to_string()),
+                })?;
             let verified = verifier.verified().ok_or_else(|| failed("nothing was verified".to_owned()))?;
             let h2 = tls.get_ref().1.alpn_protocol() == Some(b"h2");
             timeout_at(deadline, Link::start(tls, made(verified, h2), &self.tasks)).await
         };
         started.map_err(|_| late("HTTP with"))?.map_err(|cause| broken(cause.to_string()))
     }
+}
+
+/// Our verifier's word, rather than a handshake that broke off.
+fn is_distrust(cause: &io::Error) -> bool {
+    let cause = cause.get_ref().and_then(|cause| cause.downcast_ref::<rustls::Error>());
+    matches!(cause, Some(rustls::Error::InvalidCertificate(_) | rustls::Error::General(_)))
 }
 
 async fn resolve(host: &str, port: u16, deadline: Instant) -> Result<Vec<SocketAddr>, DialError> {

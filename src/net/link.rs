@@ -145,6 +145,11 @@ impl Link {
             }
     }
 
+    /// A clone of the other, rather than another connection.
+    pub fn is_same(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.shared, &other.shared)
+    }
+
     pub fn verified(&self) -> Verified {
         self.shared.made.verified
     }

@@ -30,6 +30,7 @@ use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
     pin::Pin,
     sync::Arc,
+    time::Duration,
 };
 use tokio::sync::{Notify, Semaphore};
 use tokio_stream::Stream;
@@ -37,6 +38,8 @@ use tonic::Status;
 
 /// One event, serialized.
 const EVENT_MAX: usize = 1 << 20;
+/// An event of another server is kept no longer, whatever it says.
+const FOREIGN_MAX: Duration = Duration::from_secs(30 * 24 * 3600);
 /// Parties that one event names.
 pub const PARTIES_MAX: usize = 1_024;
 const TYPE_MAX: usize = 256;
@@ -87,7 +90,10 @@ struct Reader {
 
 impl Drop for Reader {
     fn drop(&mut self) {
-        self.relay.streams().events.remove(&self.id);
+        if let Some(party) = self.subscription.party() {
+            self.relay.presence().heard(party, self.cursor);
+        }
+        self.relay.close_events(self.id);
     }
 }
 
@@ -207,6 +213,8 @@ impl Relay {
                 join_tokens: theirs.map(|(party, token)| (qualified(party), token.clone())).collect(),
                 ..event.clone()
             };
+            // Its names are longer than they were, and it is held to the same limit there.
+            check_length(&event)?;
             Ok((peer, random()?, Letter { kind: Some(Kind::Event(event)) }))
         };
         peers.into_iter().map(letter).collect()
@@ -253,7 +261,7 @@ impl Relay {
             }
         }
         let shown = |party: &PartyRef| self.show_known(party);
-        let expires_at = event.expires_at.min(now.plus(self.0.config.retention).0.max(now.0 + 1));
+        let expires_at = event.expires_at.min(now.plus(FOREIGN_MAX.max(self.0.config.retention)).0);
         let event = SessionEvent {
             selected_parties: parties.iter().map(shown).collect(),
             join_tokens: tokens,
@@ -269,6 +277,7 @@ impl Relay {
     /// Wakes the streams an event concerns; returns how many. The parties that
     /// it names are told elsewhere if they are away.
     pub(super) fn wake_events(&self, session: &str, kind: &str, local: Option<&[String]>) -> usize {
+        self.0.watchers.changed(session);
         self.notify(session, Notice::Event, local.unwrap_or_default().iter().map(String::as_str));
         self.concerned(kind, local, |subscription| subscription.wake.notify_one())
     }
@@ -361,6 +370,10 @@ impl Reader {
 
 fn check(event: &SessionEvent, now: Millis) -> Result<(), Error> {
     check_id("event.session_id", &event.session_id)?;
+    if !event.event_id.bytes().all(|byte| byte.is_ascii_graphic()) {
+        // It is given back in metadata.
+        return Err(Error::invalid("event.event_id: it has visible ASCII only, and no spaces"));
+    }
     let limited = [("event.event_id", &event.event_id), ("event.event_type", &event.event_type)];
     for (field, text) in limited {
         if text.len() > TYPE_MAX {
@@ -372,13 +385,20 @@ fn check(event: &SessionEvent, now: Millis) -> Result<(), Error> {
         let text = format!("event: {parties} selected_parties and {tokens} join_tokens; the limit is {PARTIES_MAX}");
         return Err(Error::invalid(text));
     }
-    if event.encoded_len() > EVENT_MAX {
-        return Err(Error::invalid(format!("event: {} bytes; the limit is {EVENT_MAX}", event.encoded_len())));
-    }
+    check_length(event)?;
     if event.expires_at != 0 && event.expires_at <= now.0 {
         return Err(Error::invalid(format!("event.expires_at: {} ms since 1970 is over", event.expires_at)));
     }
     Ok(())
+}
+
+fn check_length(event: &SessionEvent) -> Result<(), Error> {
+    match event.encoded_len() {
+        0..=EVENT_MAX => Ok(()),
+        length => Err(Error::invalid(format!(
+            "event: {length} bytes, with the names of its parties in full; the limit is {EVENT_MAX}"
+        ))),
+    }
 }
 
 /// The event with what its publisher left to the node.

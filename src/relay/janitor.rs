@@ -137,8 +137,9 @@ impl Relay {
             let streams = self.streams();
             self.router().expire(now, |session| streams.subscriptions.in_use(session))
         };
+        over.iter().for_each(|session| self.0.watchers.changed(session));
         for chunk in over.chunks(CHUNK) {
-            self.0.store.submit(Change::Relay(Row::DropSessions { sessions: chunk.to_vec(), until: now })).await?;
+            self.repeat(|_| Row::DropSessions { sessions: chunk.to_vec(), until: now }).await?;
         }
         Ok(())
     }

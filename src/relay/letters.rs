@@ -4,7 +4,15 @@
 //! from who sent the parcel, never from a field of it. Decides from memory;
 //! the rows are written in the transaction that moves the postbox's mark.
 
-use super::{Relay, notify::Kind as Notice, router::check_id, routing::read_message_id, service::PAYLOAD_MAX};
+use super::{
+    Relay,
+    evidence::{self, Proof, Slot},
+    names,
+    notify::Kind as Notice,
+    router::check_id,
+    routing::read_message_id,
+    service::PAYLOAD_MAX,
+};
 use crate::{
     error::Error,
     federation::{Letters, Outcome, Taken},
@@ -29,7 +37,7 @@ const AGAIN: Duration = Duration::from_secs(30);
 impl Letters for Relay {
     fn take(&self, peer: PeerId, server: &ServerId, letter: Letter, now: Millis) -> Result<Taken, String> {
         let taken = match letter.kind {
-            Some(Kind::Message(message)) => self.take_message(peer, message, now),
+            Some(Kind::Message(message)) => self.take_message(peer, server, message, now),
             Some(Kind::States(states)) => self.take_states(peer, states),
             Some(Kind::Event(event)) => self.foreign_event(peer, server, event, now).map(|foreign| {
                 let (relay, session) = (self.clone(), foreign.session);
@@ -49,15 +57,20 @@ impl Letters for Relay {
     fn returned(&self, peer: PeerId, id: u64, reason: &str, now: Millis) -> Taken {
         // A parcel with a message goes by the message's number.
         let error = shorten(reason);
+        tracing::info!(peer = peer.0, reason = error, "another server refused a letter of the router");
         let relay = self.clone();
         let failed = Row::FailRemote { message: id, peer, at: now, error };
-        Taken::new(vec![Change::Relay(failed)], move |_| relay.0.freeing.notify_one())
+        Taken::new(vec![Change::Relay(failed)], move |_| {
+            relay.0.freeing.notify_one();
+            relay.0.watchers.told(&[id]);
+        })
     }
 }
 
 impl Relay {
-    fn take_message(&self, peer: PeerId, message: Message, now: Millis) -> Result<Taken, Error> {
+    fn take_message(&self, peer: PeerId, server: &ServerId, message: Message, now: Millis) -> Result<Taken, Error> {
         check(&message, now)?;
+        let (slot, proof) = self.foreign_slot(peer, server, &message)?;
         let bytes = message.payload.len() as u64 + MESSAGE_BYTES;
         let (session, from) = (message.session_id, PartyRef { peer, name: message.from_party });
         let routed = self.router().route_inbound(now, &session, &from, &message.to_parties, bytes)?;
@@ -79,6 +92,7 @@ impl Relay {
             accepted_at: now,
             expires_at: Millis(message.expires_at).min(now.plus(self.0.config.retention)),
             body: message.payload,
+            slot: slot.stored(proof),
         }))));
         changes.extend(routed.recipients.iter().map(|party| Change::Relay(Row::Deliver { party: party.clone() })));
         let relay = self.clone();
@@ -89,11 +103,41 @@ impl Relay {
                 if routed.joined && outcome != Outcome::Unknown {
                     relay.router().saved(&session, &from);
                 }
+                relay.accepted(&session, slot.claim().is_some());
                 let parties = || routed.recipients.iter().map(|party| &*party.name);
                 relay.wake(&session, parties());
                 relay.notify(&session, Notice::Message, parties());
             }
         }))
+    }
+
+    /// A message of another server as it stands in the transcript here, and that
+    /// server's word for it if it is a broadcast. An older server gives none.
+    fn foreign_slot(&self, peer: PeerId, server: &ServerId, message: &Message) -> Result<(Slot, Option<Proof>), Error> {
+        let bad = |why: &str| Error::invalid(format!("signature: {why}"));
+        let signed = message.signature.as_ref().filter(|_| message.is_broadcast);
+        // A letter may have been signed under a name its server had before.
+        let name: Option<ServerId> = signed.map(|signed| signed.server.parse()).transpose()?;
+        let federation = self.federation()?;
+        if name.as_ref().is_some_and(|name| name != server && federation.peer_of(name) != Some(peer)) {
+            return Err(bad("it names another server"));
+        }
+        let slot = Slot {
+            session: message.session_id.clone(),
+            round: message.round_number,
+            kind: message.message_type.clone(),
+            sender: names::show(&message.from_party, Some(name.as_ref().unwrap_or(server))),
+            message_id: message.message_id.clone(),
+            broadcast: message.is_broadcast,
+            digest: evidence::digest(&message.payload),
+        };
+        let Some(signed) = signed else { return Ok((slot, None)) };
+        let key = federation.key_of(peer).ok_or_else(|| bad("the key of its server is not known"))?;
+        if !evidence::is_signed(&slot, &key, &signed.signature) {
+            return Err(bad("it does not verify; the broadcast is refused"));
+        }
+        let signature = signed.signature[..].try_into().map_err(|_| bad("it has 64 bytes"))?;
+        Ok((slot, Some(Proof { key: *key.as_bytes(), signature })))
     }
 
     /// A server tells of its own parties; what it says of others touches no row.
@@ -102,6 +146,10 @@ impl Relay {
         if count > 4 * STATES_MAX {
             return Err(Error::invalid(format!("states: {count}; the limit is {}", 4 * STATES_MAX)));
         }
+        let told: Vec<u64> = match self.0.watchers.is_idle() {
+            true => vec![],
+            false => states.states.iter().filter_map(|told| Some(read_message_id(&told.message_id)?.0)).collect(),
+        };
         let changes = states.states.into_iter().filter_map(|told| {
             let (message, _) = read_message_id(&told.message_id)?;
             let state = match told.state {
@@ -122,7 +170,10 @@ impl Relay {
             }))))
         });
         let relay = self.clone();
-        Ok(Taken::new(changes.collect(), move |_| relay.0.freeing.notify_one()))
+        Ok(Taken::new(changes.collect(), move |_| {
+            relay.0.freeing.notify_one();
+            relay.0.watchers.told(&told);
+        }))
     }
 
     /// Tells other servers how their messages fare here, until the node stops.

@@ -6,19 +6,24 @@
 //! events and states of parties on other servers travel as parcels over the
 //! postbox. Who may send to whom is the word of `router.rs`, repeats that of
 //! `window.rs`, who reads what that of `subscriptions.rs`; all three are pure.
+//! What is hashed and signed stands in `evidence.rs`, how far a session is in
+//! `progress.rs`, pure too.
 
 mod config;
 mod events;
+pub mod evidence;
 mod janitor;
 mod letters;
 mod names;
 mod notify;
 mod presence;
+pub mod progress;
 mod reader;
 mod room;
 pub mod router;
 mod routing;
 mod service;
+mod sessions;
 mod status;
 pub mod subscriptions;
 pub mod window;
@@ -26,10 +31,12 @@ pub mod window;
 pub use config::Config;
 pub use notify::{Config as NotifyConfig, Hidden, Notifier};
 pub use service::{PAYLOAD_MAX, Service};
+pub use sessions::{Service as SessionsService, operator_service as operator_sessions};
 
 use crate::{
     error::Error,
     federation::Federation,
+    identity::node_key::NodeKey,
     metrics::Metrics,
     store::{
         Change, Store,
@@ -44,6 +51,7 @@ use reader::Subscription;
 use room::Rooms;
 use router::{Limits, Router, Saved};
 use routing::Underway;
+use sessions::Watchers;
 use status::Passing;
 use std::{
     collections::{BTreeSet, HashMap},
@@ -73,11 +81,13 @@ pub struct Relay(Arc<Inner>);
 struct Inner {
     config: Config,
     store: Store,
+    key: NodeKey,
     metrics: Metrics,
     router: Mutex<Router>,
     presence: Mutex<Presence>,
     notifier: Notifier,
     streams: Mutex<Streams>,
+    watchers: Watchers,
     rooms: Rooms,
     underway: Underway,
     /// Handed to subscribers, not yet written.
@@ -90,6 +100,9 @@ struct Inner {
     full: Notify,
     freeing: Notify,
     reporting: Notify,
+    comparing: Notify,
+    /// The newest equivocation when the node started.
+    compared: u64,
     stop: CancellationToken,
     tasks: TaskTracker,
 }
@@ -99,6 +112,8 @@ struct Streams {
     subscriptions: Subscriptions,
     messages: HashMap<u64, Arc<Subscription>>,
     events: HashMap<u64, Arc<EventSubscription>>,
+    /// How many streams of events each party has.
+    listeners: HashMap<String, usize>,
     /// Ids of streams of events.
     next: u64,
 }
@@ -106,7 +121,12 @@ struct Streams {
 impl Streams {
     fn new() -> Self {
         let subscriptions = Subscriptions::new(SUBSCRIPTIONS_MAX);
-        Self { subscriptions, messages: HashMap::new(), events: HashMap::new(), next: 0 }
+        Self { subscriptions, messages: HashMap::new(), events: HashMap::new(), listeners: HashMap::new(), next: 0 }
+    }
+
+    /// The party has a stream of messages or of events.
+    fn is_live(&self, party: &str) -> bool {
+        self.subscriptions.is_subscribed(party) || self.listeners.contains_key(party)
     }
 }
 
@@ -116,6 +136,7 @@ impl Relay {
     pub async fn open_on(
         config: Config,
         store: Store,
+        key: NodeKey,
         metrics: Metrics,
         notifier: Notifier,
         stop: CancellationToken,
@@ -134,16 +155,18 @@ impl Relay {
         let stored = store.stored_bytes().await?.into_iter();
         let stored = stored.map(|row| (row.session, PartyRef { peer: row.origin, name: row.sender }, row.bytes));
         let router = Router::new(limits, config.retention, saved.collect(), stored);
-        let presence = Presence::new(store.parties().await?);
-        let newest = store.newest_message().await?;
+        let presence = Presence::new(store.parties().await?, store.newest_event().await?);
+        let (newest, compared) = (store.newest_message().await?, store.newest_equivocation().await?);
         Ok(Self(Arc::new(Inner {
             config,
             store,
+            key,
             metrics,
             router: Mutex::new(router),
             presence: Mutex::new(presence),
             notifier,
             streams: Mutex::new(Streams::new()),
+            watchers: Watchers::default(),
             rooms: Rooms::default(),
             underway: Underway::default(),
             passing: Mutex::default(),
@@ -153,6 +176,8 @@ impl Relay {
             full: Notify::new(),
             freeing: Notify::new(),
             reporting: Notify::new(),
+            comparing: Notify::new(),
+            compared,
             stop,
             tasks: TaskTracker::new(),
         })))
@@ -167,6 +192,7 @@ impl Relay {
         self.0.tasks.spawn(self.clone().free());
         self.0.tasks.spawn(self.clone().sweep());
         self.0.tasks.spawn(self.clone().report());
+        self.0.tasks.spawn(self.clone().compare(self.0.compared));
         if !self.0.notifier.is_off() {
             self.0.tasks.spawn(self.clone().notify_all());
         }
@@ -261,6 +287,8 @@ impl Relay {
         let stored = async move {
             relay.0.store.submit(Change::Relay(Row::PutParty(row.clone()))).await?;
             relay.presence().put(row.clone());
+            // Something may have come before it.
+            relay.left(&row.name);
             Ok::<_, Error>(row)
         };
         let row = self.0.tasks.spawn(stored).await.map_err(Error::internal)??;
@@ -281,8 +309,7 @@ impl Relay {
         let now = Millis::now();
         let (presence, streams) = (self.presence(), self.streams());
         let online = |row: &PartyRow| {
-            streams.subscriptions.is_subscribed(&row.name)
-                || presence.is_fresh(&row.name, now, self.0.config.online_after)
+            streams.is_live(&row.name) || presence.is_fresh(&row.name, now, self.0.config.online_after)
         };
         let wanted = presence.all().filter(|row| role.is_none_or(|role| row.role == role));
         wanted.map(|row| (row.clone(), online(row))).filter(|(_, online)| *online || !only_online).collect()
@@ -323,10 +350,15 @@ impl Relay {
 
     fn unsubscribe(&self, id: u64) {
         let mut streams = self.streams();
-        streams.messages.remove(&id);
+        let ended = streams.messages.remove(&id);
         if let Some(heir) = streams.subscriptions.unsubscribe(id).and_then(|id| streams.messages.get(&id)) {
             heir.window().rescan();
             heir.wake();
+        }
+        let gone = ended.filter(|ended| !streams.is_live(&ended.party));
+        drop(streams);
+        if let Some(gone) = gone {
+            self.left(&gone.party);
         }
     }
 
@@ -372,8 +404,28 @@ impl Relay {
         }
         streams.next += 1;
         let id = streams.next;
+        if let Some(party) = subscription.party() {
+            *streams.listeners.entry(party.to_owned()).or_default() += 1;
+        }
         streams.events.insert(id, subscription);
         Ok(id)
+    }
+
+    fn close_events(&self, id: u64) {
+        let mut streams = self.streams();
+        let Some(ended) = streams.events.remove(&id) else { return };
+        let Some(party) = ended.party() else { return };
+        if let Some(count) = streams.listeners.get_mut(party) {
+            *count -= 1;
+            if *count == 0 {
+                streams.listeners.remove(party);
+            }
+        }
+        let gone = !streams.is_live(party);
+        drop(streams);
+        if gone {
+            self.left(party);
+        }
     }
 }
 

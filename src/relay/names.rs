@@ -17,12 +17,13 @@ pub struct Name {
 
 /// Reads the name in `field`; `is_own` tells the ids of this node.
 pub fn parse(field: &str, text: &str, is_own: impl Fn(&ServerId) -> bool) -> Result<Name, Error> {
-    check_id(field, text)?;
     let Some((name, server)) = text.rsplit_once('@') else {
+        check_id(field, text)?;
         return Ok(Name { name: text.to_owned(), server: None });
     };
-    let server: ServerId = server.parse().map_err(|error| Error::invalid(format!("{field}: {error}")))?;
+    // The server is not counted: who has a name here has it everywhere.
     check_party(field, name)?;
+    let server: ServerId = server.parse().map_err(|error| Error::invalid(format!("{field}: {error}")))?;
     Ok(Name { name: name.to_owned(), server: Some(server).filter(|server| !is_own(server)) })
 }
 

@@ -104,6 +104,7 @@ impl Relay {
             ended: Mutex::new(None),
         });
         let id = self.open(subscription.clone())?;
+        subscription.session.iter().for_each(|session| self.0.watchers.changed(session));
         let bound = self.0.rooms.of(&subscription.party);
         let (page, repeats) = (VecDeque::new(), BTreeMap::new());
         let reader = Reader { relay: self.clone(), id, subscription, bound, page, repeats };
@@ -146,7 +147,7 @@ impl Reader {
         }
         window.sent(Instant::now(), row.seq);
         drop(window);
-        self.relay.note_sent(row.seq, Sent { at: Millis::now(), retries: row.retries });
+        self.relay.note_sent(row.seq, &row.message.session, Sent { at: Millis::now(), retries: row.retries });
         true
     }
 

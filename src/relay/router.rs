@@ -13,9 +13,11 @@
 
 mod names;
 mod quota;
+mod view;
 
 pub use names::{check_id, check_party, check_session};
 pub use quota::Limits;
+pub use view::Members;
 
 use crate::{
     error::Error,

@@ -4,10 +4,16 @@
 //! Who gets it is `router.rs`'s word; here it is stored, once, and whoever
 //! waits is woken. Acknowledged means on disk.
 
-use super::{Relay, events::PARTIES_MAX, names::Name, notify::Kind as Notice};
+use super::{
+    Relay,
+    events::PARTIES_MAX,
+    evidence::{self, BROADCAST, Proof, Slot},
+    names::{self, Name},
+    notify::Kind as Notice,
+};
 use crate::{
     error::Error,
-    proto::pillarbox::relay::v1::{Letter, Message as Parcel, letter::Kind},
+    proto::pillarbox::relay::v1::{BroadcastSignature, Letter, Message as Parcel, letter::Kind},
     store::{
         Change, Op,
         relay::{Change as Row, MESSAGE_BYTES, NewMessage},
@@ -118,17 +124,18 @@ impl Relay {
         // Names first: nobody is looked for on behalf of a list that is too long.
         let (mut names, mut known) = (vec![], HashSet::new());
         for (at, text) in route.to.iter().enumerate() {
-            let name = self.name(&format!("to_parties[{at}]"), text)?;
+            let field = format!("to_parties[{at}]");
+            let name = self.name(&field, text)?;
             if known.insert(name.clone()) {
-                names.push(name);
+                names.push((field, name));
             }
             if names.len() > PARTIES_MAX {
                 return Err(Error::exhausted(format!("to_parties: a message goes to at most {PARTIES_MAX} parties")));
             }
         }
         let mut to = Vec::with_capacity(names.len());
-        for name in names {
-            to.push(self.resolve(name).await?);
+        for (field, name) in names {
+            to.push(self.resolve(name).await.map_err(|error| error.of_field(&field))?);
         }
         let relay = self.clone();
         self.0.tasks.spawn(async move { relay.route_once(route, to).await }).await.map_err(Error::internal)?
@@ -136,7 +143,7 @@ impl Relay {
 
     /// The party a name stands for; one of another server must be reachable by parcels.
     pub(super) async fn recipient(&self, field: &str, text: &str) -> Result<PartyRef, Error> {
-        self.resolve(self.name(field, text)?).await
+        self.resolve(self.name(field, text)?).await.map_err(|error| error.of_field(field))
     }
 
     async fn resolve(&self, name: Name) -> Result<PartyRef, Error> {
@@ -166,8 +173,20 @@ impl Relay {
         let tag = getrandom::u64().map_err(Error::internal)?;
         let from = PartyRef { peer: PeerId::SELF, name: route.from.clone() };
         let broadcast = to.is_empty();
+        let (own, digest) = (self.federation()?.own_id(), evidence::digest(&route.payload));
         let routed = self.router().route(now, &route.session, &from, &to, bytes)?;
         let number = self.next_number(now);
+        let id = message_id(number, tag);
+        let slot = Slot {
+            session: route.session.clone(),
+            round: route.round,
+            kind: route.kind.clone(),
+            sender: names::show(&route.from, Some(&own)),
+            message_id: id.clone(),
+            broadcast,
+            digest,
+        };
+        let proof = broadcast.then(|| self.prove(&slot));
         let expires_at = now.plus(self.0.config.retention);
         let mut op = Op::new();
         if routed.joined {
@@ -187,13 +206,15 @@ impl Relay {
             accepted_at: now,
             expires_at,
             body: route.payload.clone(),
+            slot: slot.stored(proof),
         }))));
         for party in &routed.recipients {
             op.push(Change::Relay(Row::Deliver { party: party.clone() }));
         }
         op.changes.extend(once.map(Change::Relay));
-        let id = message_id(number, tag);
-        let letters = letters(&route, &routed.recipients, broadcast, &id, number, expires_at);
+        let signature = proof
+            .map(|proof| BroadcastSignature { server: own.to_string(), signature: proof.signature.to_vec().into() });
+        let letters = letters(&route, &routed.recipients, signature, &id, number, expires_at);
         if let Err(error) = self.commit(op, letters).await {
             self.router().undo(&route.session, &from, bytes);
             return Err(error);
@@ -202,10 +223,17 @@ impl Relay {
             self.router().saved(&route.session, &from);
         }
         self.0.metrics.messages_routed.inc();
+        self.accepted(&route.session, slot.claim().is_some());
         let local = || routed.recipients.iter().filter(|party| party.peer == PeerId::SELF).map(|party| &*party.name);
         self.wake(&route.session, local());
         self.notify(&route.session, Notice::Message, local());
         Ok(id)
+    }
+
+    /// Signs a broadcast of a party of this node.
+    fn prove(&self, slot: &Slot) -> Proof {
+        let key = &self.0.key;
+        Proof { key: *key.public().as_bytes(), signature: key.sign(BROADCAST, &slot.bytes()) }
     }
 
     /// Commits rows, and parcels with them.
@@ -219,10 +247,11 @@ impl Relay {
 
 /// One parcel for each server, whatever the number of its parties. The parcel
 /// goes by the number of its message: if it comes back, the message is found.
+/// `signature`: of a broadcast.
 fn letters(
     route: &Route,
     recipients: &[PartyRef],
-    broadcast: bool,
+    signature: Option<BroadcastSignature>,
     id: &str,
     number: u64,
     expires_at: Millis,
@@ -237,11 +266,12 @@ fn letters(
             session_id: route.session.clone(),
             from_party: route.from.clone(),
             to_parties,
-            is_broadcast: broadcast,
+            is_broadcast: signature.is_some(),
             round_number: route.round,
             message_type: route.kind.clone(),
             payload: route.payload.clone(),
             expires_at: expires_at.0,
+            signature: signature.clone(),
         };
         (peer, number, Letter { kind: Some(Kind::Message(message)) })
     };

@@ -6,6 +6,7 @@
 use super::{
     Relay,
     names::Name,
+    notify,
     router::check_session,
     routing::Route,
     status::{Acknowledgement, Status as MessageStatus},
@@ -39,7 +40,7 @@ const REQUEST_MAX: usize = 5 << 20;
 /// A stock client reads no more.
 const ANSWER_MAX: usize = 4 << 20;
 const KEY_MAX: usize = 256;
-/// Version, channels, message type and error text.
+/// Version, message type and error text.
 const TEXT_MAX: usize = 1_024;
 
 /// The service; hold it behind the node's one port.
@@ -90,14 +91,23 @@ fn check_text(field: &str, text: &str) -> Result<(), Error> {
 }
 
 fn role_of(field: &str, text: &str) -> Result<PartyRole, Error> {
+    check_text(field, text)?;
     PartyRole::parse(text)
         .ok_or_else(|| Error::invalid(format!("{field}: {text:?}; it is persistent, delegate or temporary")))
 }
 
 /// A way to reach a party; empty: none.
-fn channel(field: &str, text: String) -> Result<Option<String>, Error> {
-    check_text(&format!("notification.{field}"), &text)?;
-    Ok(Some(text).filter(|text| !text.is_empty()))
+fn channel(
+    field: &str,
+    text: String,
+    check: impl Fn(&str) -> Result<(), &'static str>,
+) -> Result<Option<String>, Error> {
+    if text.is_empty() {
+        return Ok(None);
+    }
+    // What is refused may be somebody's address: it is not quoted.
+    check(&text).map_err(|why| Error::invalid(format!("notification.{field}: {why}")))?;
+    Ok(Some(text))
 }
 
 /// The key under which a call may be repeated.
@@ -156,6 +166,7 @@ impl MessageRouter for Service {
         let caller = self.caller(request.metadata()).await?;
         let GetPendingMessagesRequest { session_id, party_id, after_timestamp } = request.into_inner();
         let party = self.act_as(&caller, "party_id", &party_id)?;
+        self.relay.contact(&party);
         let messages = self.relay.pending(&party, session(session_id)?.as_deref(), after_timestamp).await?;
         Ok(Response::new(GetPendingMessagesResponse { messages }))
     }
@@ -168,6 +179,7 @@ impl MessageRouter for Service {
         let AcknowledgeMessageRequest { message_id, party_id, session_id, success, error_message } =
             request.into_inner();
         let party = self.act_as(&caller, "party_id", &party_id)?;
+        check_text("message_id", &message_id)?;
         check_text("error_message", &error_message)?;
         let session = session(session_id)?;
         let acknowledgement = Acknowledgement { message_id, party, session, failed: !success, error: error_message };
@@ -181,6 +193,7 @@ impl MessageRouter for Service {
     ) -> Result<Response<GetMessageStatusResponse>, Status> {
         let caller = self.caller(request.metadata()).await?;
         let GetMessageStatusRequest { message_id, session_id } = request.into_inner();
+        check_text("message_id", &message_id)?;
         let MessageStatus { session_id, deliveries } =
             self.relay.status(&caller, &message_id, session(session_id)?.as_deref()).await?;
         let all_acknowledged = deliveries.iter().all(|delivery| delivery.status == "acknowledged");
@@ -197,15 +210,21 @@ impl MessageRouter for Service {
         let name = self.act_as(&caller, "party_id", &party_id)?;
         let role = role_of("party_role", &role)?;
         let NotificationChannel { email, phone, push_token } = notification.unwrap_or_default();
-        let (email, phone, push_token) =
-            (channel("email", email)?, channel("phone", phone)?, channel("push_token", push_token)?);
+        let (email, phone, push_token) = (
+            channel("email", email, notify::check_email)?,
+            channel("phone", phone, notify::check_phone)?,
+            channel("push_token", push_token, notify::check_push_token)?,
+        );
         check_text("version", &version)?;
         let now = Millis::now();
         let row = PartyRow { name, role, version, email, phone, push_token, registered_at: now, last_seen_at: now };
         let (row, again) = self.relay.register(row).await?;
         let mut message = String::from(if again { "registration updated" } else { "registered" });
         if is_offline(&row) {
-            message.push_str("; offline mode: notified when something waits");
+            message.push_str(match self.relay.tells(&row) {
+                true => "; offline mode: notified when something waits",
+                false => "; offline mode, but this server sends no notifications over these channels",
+            });
         }
         Ok(Response::new(RegisterPartyResponse { success: true, message, registered_at: row.registered_at.0 }))
     }

@@ -51,6 +51,8 @@ pub struct Delivery {
     pub delivered_at: Option<Millis>,
     pub acknowledged_at: Option<Millis>,
     pub retries: u32,
+    /// Why it failed; empty otherwise.
+    pub error: String,
 }
 
 impl From<Delivery> for MessageDeliveryStatus {
@@ -62,6 +64,7 @@ impl From<Delivery> for MessageDeliveryStatus {
             delivered_at: millis(delivery.delivered_at),
             acknowledged_at: millis(delivery.acknowledged_at),
             retry_count: i32::try_from(delivery.retries).unwrap_or(i32::MAX),
+            error: delivery.error,
         }
     }
 }
@@ -153,6 +156,7 @@ impl Relay {
     /// origin is told.
     pub(super) fn finished(&self, party: &str, session: &str, seq: u64, origin: PeerId) {
         self.passing().remove(&seq);
+        self.0.watchers.changed(session);
         self.let_go(party, session, seq);
         self.0.freeing.notify_one();
         if origin != PeerId::SELF {
@@ -206,6 +210,7 @@ impl Relay {
             delivered_at,
             acknowledged_at: row.finished_at.filter(|_| state == DeliveryState::Acknowledged),
             retries: row.retries.max(passing.map_or(0, |sent| sent.retries)),
+            error: row.error,
         })
     }
 
@@ -215,7 +220,7 @@ impl Relay {
         let rows = self.0.store.pending_page(party, session, after, Millis::now(), PENDING_BYTES).await?;
         let now = Millis::now();
         for row in &rows {
-            self.note_sent(row.seq, Sent { at: now, retries: row.retries });
+            self.note_sent(row.seq, &row.message.session, Sent { at: now, retries: row.retries });
         }
         let mut messages = Vec::with_capacity(rows.len());
         for row in rows {
@@ -242,12 +247,14 @@ impl Relay {
         })
     }
 
-    pub(super) fn note_sent(&self, seq: u64, sent: Sent) {
+    pub(super) fn note_sent(&self, seq: u64, session: &str, sent: Sent) {
         let mut passing = self.passing();
         passing.entry(seq).and_modify(|before| before.retries = before.retries.max(sent.retries)).or_insert(sent);
         if passing.len() >= super::PASSING_MAX {
             self.0.full.notify_one();
         }
+        drop(passing);
         self.0.writing.notify_one();
+        self.0.watchers.changed(session);
     }
 }

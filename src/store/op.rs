@@ -194,6 +194,8 @@ pub struct Done {
     pub freed: Vec<relay::BodyBytes>,
     /// The deliveries that `relay::Change::FailExpired` failed, by seq.
     pub expired: Vec<relay::Expired>,
+    /// The sessions that `relay::Change::DropSessions` dropped.
+    pub dropped: Vec<String>,
 }
 
 /// Rows that left their table, and the bytes of their bodies.

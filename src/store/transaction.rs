@@ -11,7 +11,10 @@ use super::{
     node,
     op::{Done, Op},
     peers, rare,
-    relay::arrivals::{Arrivals, Given},
+    relay::{
+        self,
+        arrivals::{Arrivals, Given},
+    },
     rows::Script,
 };
 use crate::{
@@ -49,7 +52,8 @@ impl Known {
     pub(super) async fn read(connection: &mut SqliteConnection) -> Result<Self, sqlx::Error> {
         let counters = node::counters(connection).await?;
         let streams_in = peers::marks(connection).await?;
-        Ok(Self { counters, streams_in, arrivals: Arrivals::new(counters.created) })
+        let heads = relay::slots::heads(connection).await?;
+        Ok(Self { counters, streams_in, arrivals: Arrivals::new(counters.created, heads) })
     }
 
     /// Learns what a transaction did, after its commit.
@@ -126,6 +130,7 @@ pub(super) async fn alone(
         done.gone.append(&mut admitted.gone);
         (counters, marked, given) = (batch.counters, batch.marked, batch.relay.given);
     }
+    given.dropped.clone_from(&done.dropped);
     done.numbers.end = counters.number;
     done.cursors.end = counters.cursor;
     Ok(Written { results: vec![Ok(done)], counters, marked, given })

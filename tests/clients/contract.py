@@ -2,7 +2,7 @@
 
 Those between servers are in `stock/`, with nothing of this project's own: what
 it adds to a message comes in as unknown fields, as it does at any other server.
-Those that clients speak are the published ones, which have no additions.
+Those that clients speak are the published ones.
 """
 
 import importlib
@@ -14,7 +14,7 @@ from grpc_tools import protoc
 
 _STOCK = pathlib.Path(__file__).parent / "stock"
 _PUBLISHED = pathlib.Path(__file__).parents[2] / "proto"
-_FOR_CLIENTS = ["mpc/router/v1/message_router.proto"]
+_FOR_CLIENTS = ["mpc/router/v1/message_router.proto", "pillarbox/relay/v1/sessions.proto"]
 
 
 def _compiled(*modules):
@@ -30,7 +30,7 @@ def _compiled(*modules):
             sys.path.remove(out)
 
 
-auth, auth_grpc, sync, sync_grpc, types, router, router_grpc = _compiled(
+auth, auth_grpc, sync, sync_grpc, types, router, router_grpc, sessions, sessions_grpc = _compiled(
     "protocol.auth.v1.auth_pb2",
     "protocol.auth.v1.auth_pb2_grpc",
     "protocol.sync.v1.sync_pb2",
@@ -38,6 +38,8 @@ auth, auth_grpc, sync, sync_grpc, types, router, router_grpc = _compiled(
     "protocol.harmonytypes.v1.types_pb2",
     "mpc.router.v1.message_router_pb2",
     "mpc.router.v1.message_router_pb2_grpc",
+    "pillarbox.relay.v1.sessions_pb2",
+    "pillarbox.relay.v1.sessions_pb2_grpc",
 )
 
 

@@ -1,13 +1,18 @@
 """Scenarios with MPC parties that speak the router's contract by grpcio."""
 
+import hashlib
+import struct
 import threading
 
 import grpc
+from cryptography.exceptions import InvalidSignature
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
 import contract
 from node import PATIENCE, until
 
 pb = contract.router
+sessions = contract.sessions
 
 
 class Party:
@@ -20,9 +25,13 @@ class Party:
         credentials = grpc.ssl_channel_credentials(node.certificate.read_bytes())
         channel = grpc.secure_channel(f"localhost:{node.port}", credentials)
         self._stub = contract.router_grpc.MessageRouterStub(channel)
+        self._sessions = contract.sessions_grpc.SessionsStub(channel)
 
     def call(self, method, request, *metadata):
         return getattr(self._stub, method)(request, timeout=PATIENCE, metadata=self._metadata + metadata)
+
+    def look(self, method, request):
+        return getattr(self._sessions, method)(request, timeout=PATIENCE, metadata=self._metadata)
 
     def route(self, session, to, payload, kind="round", *metadata):
         request = pb.RouteMessageRequest(
@@ -138,3 +147,78 @@ def parties(node, _):
     assert beat.success and beat.pending_messages == 1
     listed = service.call("GetRegisteredParties", pb.GetRegisteredPartiesRequest(only_online=True))
     assert listed.total_count == 3 and sorted(party.party_id for party in listed.parties) == names
+
+
+# What docs/evidence.md says, by another implementation.
+
+
+def _text(text):
+    return struct.pack(">I", len(text.encode())) + text.encode()
+
+
+def _slot(session, it, broadcast):
+    return (
+        _text(session)
+        + struct.pack(">i", it.round_number)
+        + _text(it.message_type)
+        + _text(it.sender)
+        + _text(it.message_id)
+        + bytes([broadcast])
+        + it.payload_sha256
+    )
+
+
+def _signed(key, purpose, message, signature):
+    try:
+        Ed25519PublicKey.from_public_bytes(key).verify(signature, b"\0pillarbox" + purpose + b"\0" + message)
+    except InvalidSignature:
+        return False
+    return True
+
+
+def evidence(node, _):
+    alice, bob = (Party(node, f"party:{name}", name) for name in ("alice", "bob"))
+    messages = bob.subscribe("vault")
+    for payload in (b"one", b"one", b"two"):
+        until(lambda payload=payload: _said(alice, payload), "bob has subscribed")
+    assert [next(messages).payload for _ in range(3)] == [b"one", b"one", b"two"], "all of them are delivered"
+
+    transcript = bob.look("Transcript", sessions.TranscriptRequest(session_id="vault"))
+    link = bytes(32)
+    for slot in transcript.slots:
+        assert slot.before == link
+        link = hashlib.sha256(link + _slot("vault", slot, slot.broadcast)).digest()
+        assert slot.link == link and slot.equivocation
+    head = transcript.head
+    assert (head.position, head.link, head.key) == (3, link, node.key)
+    assert _signed(node.key, b"transcript", _text("vault") + struct.pack(">Q", 3) + link, head.signature)
+
+    request = sessions.EvidenceRequest(session_id="vault", round_number=1, message_type="round", sender="alice")
+    answer = bob.look("Evidence", request)
+    digests = sorted(record.payload_sha256 for record in answer.records)
+    assert digests == sorted(hashlib.sha256(payload).digest() for payload in (b"one", b"one", b"two"))
+    assert answer.equivocation
+    for record in answer.records:
+        signed = _slot(record.session_id, record, True)
+        assert record.sender == f"alice@{node.server_id}"
+        assert _signed(node.key, b"broadcast", signed, record.signature)
+        assert not _signed(node.key, b"broadcast", signed + b"x", record.signature)
+        assert not _signed(node.key, b"transcript", signed, record.signature)
+
+    [view] = [next(bob.look("Watch", sessions.WatchRequest(session_id="vault")))]
+    assert view.whole and view.messages == 3
+    assert [(it.round_number, it.message_type, it.sender) for it in view.equivocations] == [
+        (1, "round", f"alice@{node.server_id}")
+    ]
+    assert [line["session_id"] for line in node.run("mpc", "list")] == ["vault"]
+    mallory = Party(node, "party:mallory", "mallory")
+    refused(grpc.StatusCode.PERMISSION_DENIED, mallory.look, "Evidence", request)
+
+
+def _said(alice, payload):
+    """Whether a broadcast found somebody to go to."""
+    try:
+        return alice.route("vault", [], payload)
+    except grpc.RpcError as error:
+        assert error.code() == grpc.StatusCode.FAILED_PRECONDITION, error
+        return None

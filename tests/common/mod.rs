@@ -13,6 +13,7 @@ use pillarbox::{
     config::Config,
     federation::{AddPeer, Federation, Peer, View, delivery::State},
     net::{
+        Mode,
         dial::{DialConfig, Dialer, Target},
         link::Link,
     },
@@ -211,7 +212,7 @@ impl TestNode {
         let target = Target {
             id: self.id.clone(),
             address: Some((address.ip().to_string(), address.port())),
-            plaintext: false,
+            plaintext: self.config.tls.mode == Mode::Off,
             http1,
             pinned: Some(self.key),
             trusted: true,

@@ -3,6 +3,7 @@
 
 use super::load::{DEADLINE, Pair, pause, scratch};
 use crate::process::NodeProcess;
+use base64::{Engine, engine::general_purpose::STANDARD};
 use pillarbox::{
     net::{
         dial::{DialConfig, Dialer, Target},
@@ -13,6 +14,8 @@ use pillarbox::{
         message_router_client::MessageRouterClient,
     },
 };
+use serde_json::Value;
+use sha2::{Digest, Sha256};
 use std::{
     collections::{HashMap, HashSet},
     sync::{
@@ -197,4 +200,31 @@ fn kill_9_under_fifty_parties_loses_no_message_and_keeps_their_order() {
         assert_eq!(seen.get(pair), Some(numbers), "from {} to {}: each once, in order", pair.0, pair.1);
     }
     assert_eq!(seen.len(), sent.len());
+    for node in [&pair.a, &pair.b] {
+        assert!(chain_of(node) >= 500, "what was accepted stands in the transcript");
+    }
+}
+
+/// Follows the chain of the session link by link to the head; returns its length.
+fn chain_of(node: &NodeProcess) -> usize {
+    let printed = node.ok(&["--json", "mpc", "transcript", SESSION]);
+    let mut lines: Vec<Value> = printed.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let head = lines.pop().unwrap();
+    let text = |text: &str| [&u32::try_from(text.len()).unwrap().to_be_bytes()[..], text.as_bytes()].concat();
+    let mut link = vec![0; 32];
+    for (slot, position) in lines.iter().zip(1..) {
+        assert_eq!((slot["position"].as_u64(), bytes(&slot["before"])), (Some(position), link.clone()));
+        let fields = ["message_type", "sender", "message_id"].map(|name| text(slot[name].as_str().unwrap())).concat();
+        let round = i32::try_from(slot["round_number"].as_i64().unwrap()).unwrap().to_be_bytes();
+        let broadcast = [u8::from(slot["broadcast"].as_bool().unwrap())];
+        let digest = bytes(&slot["payload_sha256"]);
+        link = Sha256::digest([&link[..], &text(SESSION), &round, &fields, &broadcast, &digest].concat()).to_vec();
+        assert_eq!(bytes(&slot["link"]), link);
+    }
+    assert_eq!((head["position"].as_u64(), bytes(&head["link"])), (Some(lines.len() as u64), link));
+    lines.len()
+}
+
+fn bytes(value: &Value) -> Vec<u8> {
+    STANDARD.decode(value.as_str().unwrap()).unwrap()
 }

@@ -89,6 +89,7 @@ async fn reflection_lists_what_is_served_and_nothing_else() {
             "mpc.router.v1.MessageRouter",
             "pillarbox.federation.v1.Courier",
             "pillarbox.postbox.v1.Mailroom",
+            "pillarbox.relay.v1.Sessions",
             "protocol.auth.v1.AuthService",
             "protocol.sync.v1.PostboxService",
         ]

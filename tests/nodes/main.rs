@@ -5,9 +5,11 @@
 #[path = "../common/mod.rs"]
 mod common;
 
+mod client;
 mod courier;
 mod crowd;
 mod doors;
+mod evidence;
 mod faults;
 mod hrpc;
 mod input;
@@ -19,6 +21,7 @@ mod parcels;
 mod party;
 mod relay;
 mod relay_far;
+mod round_based;
 mod stock;
 mod tls;
 mod trust;

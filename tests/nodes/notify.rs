@@ -10,7 +10,7 @@ use base64::{Engine, engine::general_purpose::STANDARD};
 use pillarbox::{
     config::Config,
     net::{certificate::PemPair, tls::ServerTls},
-    proto::mpc::router::v1::{NotificationChannel, RegisterPartyRequest},
+    proto::mpc::router::v1::{GetRegisteredPartiesRequest, NotificationChannel, RegisterPartyRequest},
 };
 use ring::hmac;
 use serde_json::{Value, json};
@@ -19,7 +19,7 @@ use std::{
     io,
     net::SocketAddr,
     sync::{Arc, Mutex},
-    time::{Duration, SystemTime, UNIX_EPOCH},
+    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 use tokio::{
     io::{AsyncBufReadExt, AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, BufReader},
@@ -27,6 +27,7 @@ use tokio::{
     task::JoinSet,
 };
 use tokio_rustls::TlsAcceptor;
+use tonic::{Code, Status};
 
 const KEY: &[u8] = b"a key of no less than 24 bytes";
 const PAYLOAD: &[u8] = b"the payload that stays at home";
@@ -173,6 +174,15 @@ async fn node(mail: Option<&Fake>, hook: Option<&Fake>) -> TestNode {
     TestNode::start_with(|config| edit(config, mail, hook)).await
 }
 
+/// A party is online for so long after each sign of life.
+async fn node_with(online_after: Duration, mail: Option<&Fake>, hook: Option<&Fake>) -> TestNode {
+    TestNode::start_with(|config| {
+        edit(config, mail, hook);
+        config.relay.online_after = online_after;
+    })
+    .await
+}
+
 fn edit(config: &mut Config, mail: Option<&Fake>, hook: Option<&Fake>) {
     config.relay.online_after = Duration::ZERO;
     config.federation.pull_interval = Duration::from_millis(200);
@@ -188,6 +198,11 @@ fn edit(config: &mut Config, mail: Option<&Fake>, hook: Option<&Fake>) {
 }
 
 async fn register(party: &Party, email: &str, phone: &str, push_token: &str) {
+    try_register(party, email, phone, push_token).await.unwrap();
+}
+
+/// What the answer says.
+async fn try_register(party: &Party, email: &str, phone: &str, push_token: &str) -> Result<String, Status> {
     let notification = NotificationChannel { email: email.into(), phone: phone.into(), push_token: push_token.into() };
     let register = RegisterPartyRequest {
         party_id: party.name.clone(),
@@ -195,7 +210,14 @@ async fn register(party: &Party, email: &str, phone: &str, push_token: &str) {
         version: String::new(),
         notification: Some(notification),
     };
-    party.client.clone().register_party(party.request(register)).await.unwrap();
+    Ok(party.client.clone().register_party(party.request(register)).await?.into_inner().message)
+}
+
+/// Who is online.
+async fn online(asks: &Party) -> Vec<String> {
+    let request = GetRegisteredPartiesRequest { role_filter: String::new(), only_online: true };
+    let answer = asks.client.clone().get_registered_parties(asks.request(request)).await.unwrap().into_inner();
+    answer.parties.into_iter().map(|party| party.party_id).collect()
 }
 
 /// A post whose signature is good: its id and its body.
@@ -319,6 +341,166 @@ async fn a_party_is_not_told_until_its_last_sign_of_life_is_old() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_is_silent_after_something_came_is_told_when_it_is_offline() {
+    let (mail, hook) = (Fake::start(Speaks::Smtp, &[]).await, Fake::start(Speaks::Http, &[]).await);
+    let online_after = Duration::from_secs(1);
+    let mut node = node_with(online_after, Some(&mail), Some(&hook)).await;
+    let service = Party::service(&node).await;
+    let (alice, bob) = (Party::of(&node, "alice").await, Party::of(&node, "bob").await);
+    let begun = Instant::now();
+    register(&bob, "bob@mail.example", "+1", "").await;
+    // One message, one event, and not a sign of anybody any more.
+    alice.route("s", &["bob"], PAYLOAD).await.unwrap();
+    service.publish(announcement("t", &["bob"])).await.unwrap();
+    eventually!(hook.count() >= 1 || mail.count() >= 1);
+    assert!(begun.elapsed() >= online_after);
+    eventually!(hook.count() >= 2 && mail.count() >= 2);
+    node.stop().await;
+    assert_eq!(sessions(&hook), once(&[("bob", "s"), ("bob", "t")]));
+    assert_eq!(mail.count(), 2);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_is_heard_of_or_acknowledges_in_time_is_not_told() {
+    let hook = Fake::start(Speaks::Http, &[]).await;
+    let mut node = node_with(Duration::from_secs(2), None, Some(&hook)).await;
+    let (alice, bob, carol, dave) = (
+        Party::of(&node, "alice").await,
+        Party::of(&node, "bob").await,
+        Party::of(&node, "carol").await,
+        Party::of(&node, "dave").await,
+    );
+    for party in [&bob, &carol, &dave] {
+        register(party, "", "+1", "").await;
+    }
+    let id = alice.route("s", &["bob", "carol"], PAYLOAD).await.unwrap();
+    carol.acknowledge(&id, true, "").await.unwrap();
+    alice.route("s", &["dave"], PAYLOAD).await.unwrap();
+    // Bob is heard of until after the others were looked at; he does not read.
+    eventually!({
+        bob.heartbeat().await.unwrap();
+        hook.count() >= 1
+    });
+    assert_eq!(sessions(&hook), once(&[("dave", "s")]));
+    eventually!(hook.count() >= 2);
+    node.stop().await;
+    assert_eq!(sessions(&hook), once(&[("bob", "s"), ("dave", "s")]));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn whose_last_stream_ends_is_told_of_what_it_left() {
+    let hook = Fake::start(Speaks::Http, &[]).await;
+    let mut node = node(None, Some(&hook)).await;
+    let service = Party::service(&node).await;
+    let (alice, bob, carol, dave) = (
+        Party::of(&node, "alice").await,
+        Party::of(&node, "bob").await,
+        Party::of(&node, "carol").await,
+        Party::of(&node, "dave").await,
+    );
+    for party in [&bob, &carol, &dave] {
+        register(party, "", "+1", "").await;
+    }
+    let (mut bobs, mut carols) = (bob.subscribe("").await.unwrap(), carol.subscribe("s").await.unwrap());
+    let (second, mut heard) = (carol.subscribe("t").await.unwrap(), dave.events(&[]).await.unwrap());
+    for session in ["s", "t"] {
+        alice.route(session, &["bob", "carol"], PAYLOAD).await.unwrap();
+    }
+    // Dave gets the event by his stream, bob, who has none for events, does not.
+    service.publish(announcement("u", &["bob", "dave"])).await.unwrap();
+    assert_eq!(heard.next().await.session_id, "u");
+    let done = bobs.next().await.unwrap();
+    bob.acknowledge(&done.message_id, true, "").await.unwrap();
+    assert_eq!((done.session_id.as_str(), bobs.payload().await), ("s", PAYLOAD.to_vec()));
+    assert_eq!(carols.payload().await, PAYLOAD);
+    // One of carol's two ends, and dave's, while all three are live.
+    drop((carols, heard));
+    eventually!(online(&alice).await == ["bob", "carol"]);
+    assert_eq!(hook.count(), 0);
+    drop(bobs);
+    eventually!(hook.count() >= 2);
+    assert_eq!(sessions(&hook), once(&[("bob", "t"), ("bob", "u")]));
+    drop(second);
+    eventually!(hook.count() >= 4);
+    node.stop().await;
+    assert_eq!(sessions(&hook), once(&[("bob", "t"), ("bob", "u"), ("carol", "s"), ("carol", "t")]));
+    let of_events = hook.got().iter().map(verified).filter(|(_, post)| post["type"] == "mpc.session_event").count();
+    assert_eq!(of_events, 1);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_stream_of_events_alone_makes_a_party_online_and_its_messages_wait_untold() {
+    let hook = Fake::start(Speaks::Http, &[]).await;
+    let mut node = node(None, Some(&hook)).await;
+    let (alice, bob, carol) =
+        (Party::of(&node, "alice").await, Party::of(&node, "bob").await, Party::of(&node, "carol").await);
+    for party in [&bob, &carol] {
+        register(party, "", "+1", "").await;
+    }
+    assert_eq!(online(&alice).await, [""; 0]);
+    let (first, second) = (bob.events(&[]).await.unwrap(), bob.events(&["other"]).await.unwrap());
+    assert_eq!(online(&alice).await, ["bob"]);
+    alice.route("s", &["bob", "carol"], PAYLOAD).await.unwrap();
+    eventually!(hook.count() >= 1);
+    drop(first);
+    // Of a stream's end nothing is seen while another lives: a second message finds carol told.
+    alice.route("t", &["bob", "carol"], PAYLOAD).await.unwrap();
+    eventually!(hook.count() >= 2);
+    assert_eq!(online(&alice).await, ["bob"]);
+    assert_eq!(sessions(&hook), once(&[("carol", "s"), ("carol", "t")]));
+    drop(second);
+    eventually!(hook.count() >= 4);
+    assert_eq!(online(&alice).await, [""; 0]);
+    node.stop().await;
+    assert_eq!(sessions(&hook), once(&[("bob", "s"), ("bob", "t"), ("carol", "s"), ("carol", "t")]));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_registers_while_something_waits_and_stays_silent_is_told() {
+    let hook = Fake::start(Speaks::Http, &[]).await;
+    let mut node = node(None, Some(&hook)).await;
+    let (alice, bob) = (Party::of(&node, "alice").await, Party::of(&node, "bob").await);
+    alice.route("s", &["bob"], PAYLOAD).await.unwrap();
+    register(&bob, "", "", "").await;
+    register(&bob, "", "+1", "").await;
+    eventually!(hook.count() >= 1);
+    node.stop().await;
+    assert_eq!(sessions(&hook), once(&[("bob", "s")]));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn channels_that_cannot_be_sent_to_are_refused_by_their_field() {
+    let mail = Fake::start(Speaks::Smtp, &[]).await;
+    let mut node = node(Some(&mail), None).await;
+    let (alice, bob) = (Party::of(&node, "alice").await, Party::of(&node, "bob").await);
+    let long = "1".repeat(2_000);
+    for (email, phone, push_token, field) in [
+        ("not an email\r\nX: y", "", "", "notification.email"),
+        ("bob@mail.example\r\nBcc: carol@mail.example", "", "", "notification.email"),
+        ("bob@mail.example> NOTIFY=NEVER", "", "", "notification.email"),
+        (&long, "", "", "notification.email"),
+        ("bob@mail.example", "+1\r\nX: y", "", "notification.phone"),
+        ("", &long, "", "notification.phone"),
+        ("", "+1", "a\0b", "notification.push_token"),
+        ("", "", &long, "notification.push_token"),
+    ] {
+        let refused = try_register(&bob, email, phone, push_token).await.unwrap_err();
+        assert_eq!(refused.code(), Code::InvalidArgument, "{refused:?}");
+        assert!(refused.message().starts_with(&format!("{field}: ")), "{refused:?}");
+        assert!(!refused.message().contains("carol"), "it quotes an address: {refused:?}");
+    }
+    assert_eq!(bob.heartbeat().await.unwrap_err().code(), Code::NotFound, "nothing was registered");
+    // Who cannot be told here is not promised it.
+    let promised = "registered; offline mode: notified when something waits";
+    assert_ne!(try_register(&alice, "", "+1", "").await.unwrap(), promised);
+    assert_eq!(try_register(&bob, "bob@mail.example", "", "").await.unwrap(), promised);
+    alice.route("s", &["bob"], PAYLOAD).await.unwrap();
+    eventually!(mail.count() >= 1);
+    node.stop().await;
+    assert_eq!(mail.got()[0].head[2], "RCPT TO:<bob@mail.example>");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_session_event_tells_the_parties_it_names_that_do_not_listen() {
     let (mail, hook) = (Fake::start(Speaks::Smtp, &[]).await, Fake::start(Speaks::Http, &[]).await);
     let mut node = node(Some(&mail), Some(&hook)).await;
@@ -401,27 +583,24 @@ fn id(mail: &Got) -> &str {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_refusal_is_final_and_does_not_count() {
-    let hook =
-        Fake::start(Speaks::Http, &["400 No\r\nContent-Length: 0\r\n", "301 Moved\r\nLocation: /other\r\n"]).await;
-    let mail = Fake::start(Speaks::Smtp, &["550 no such user"]).await;
+async fn a_refusal_is_final_and_counts() {
+    let refusals = ["400 No\r\nContent-Length: 0\r\n", "302 Found\r\nLocation: /other\r\nContent-Length: 0\r\n"];
+    let hook = Fake::start(Speaks::Http, &refusals).await;
+    let mail = Fake::start(Speaks::Smtp, &["550 no such user", "554 no"]).await;
     let mut node = node(Some(&mail), Some(&hook)).await;
     let (alice, bob) = (Party::of(&node, "alice").await, Party::of(&node, "bob").await);
     register(&bob, "bob@mail.example", "+1", "").await;
-    alice.route("s", &["bob"], PAYLOAD).await.unwrap();
-    eventually!(hook.count() >= 1 && mail.count() >= 1);
-    // Nothing comes by itself; the next message is a new notification.
-    eventually!({
-        alice.route("s", &["bob"], PAYLOAD).await.unwrap();
-        hook.count() >= 3 && mail.count() >= 2
-    });
+    for (told, session) in [(1, "s"), (2, "t"), (3, "u")] {
+        alice.route(session, &["bob"], PAYLOAD).await.unwrap();
+        eventually!(hook.count() >= told && mail.count() >= told);
+        // Between the attempt and its end, and long after it.
+        for _ in 0..20 {
+            alice.route(session, &["bob"], PAYLOAD).await.unwrap();
+        }
+    }
     node.stop().await;
-    let mut ids: Vec<_> = hook.got().iter().map(|post| verified(post).0).collect();
-    ids.sort();
-    ids.dedup();
-    assert_eq!(ids.len(), 3, "each is another one");
-    assert_eq!((hook.count(), mail.count()), (3, 2));
-    assert_ne!(id(&mail.got()[0]), id(&mail.got()[1]));
+    assert_eq!(sessions(&hook), once(&[("bob", "s"), ("bob", "t"), ("bob", "u")]));
+    assert_eq!(mail.count(), 3);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -5,12 +5,24 @@ use crate::{
     eventually,
     party::{Party, announcement},
 };
+use bytes::Bytes;
+use http_body_util::Full;
+use hyper::{body::Incoming, client::conn::http2};
+use hyper_util::rt::{TokioExecutor, TokioIo};
 use pillarbox::{
-    proto::mpc::router::v1::{GetRegisteredPartiesRequest, NotificationChannel, RegisterPartyRequest, SessionEvent},
+    net::Mode,
+    proto::mpc::router::v1::{
+        GetRegisteredPartiesRequest, NotificationChannel, RegisterPartyRequest, SessionEvent, SubscribeMessagesRequest,
+        SubscribeSessionEventsRequest,
+    },
     relay::PAYLOAD_MAX,
 };
 use std::time::Duration;
-use tonic::Code;
+use tokio::net::TcpStream;
+use tonic::{
+    Code,
+    metadata::{Ascii, MetadataValue},
+};
 
 fn acknowledged(party: &str) -> (String, String) {
     (party.into(), "acknowledged".into())
@@ -217,6 +229,8 @@ async fn a_failure_the_recipient_tells_is_kept_and_the_first_word_stays() {
     bob.acknowledge(&id, true, "").await.unwrap();
     let states = alice.states(&id).await;
     assert_eq!(states, [("bob".into(), "failed".into()), ("carol".into(), "pending".into())]);
+    let errors: Vec<String> = alice.status(&id).await.unwrap().deliveries.into_iter().map(|row| row.error).collect();
+    assert_eq!(errors, ["bad share", ""]);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -250,8 +264,26 @@ async fn bad_fields_are_named() {
     let id = alice.route("s", &again, b"x").await.unwrap();
     assert_eq!(alice.status(&id).await.unwrap().deliveries.len(), 1024);
     assert_eq!(alice.register("boss").await.unwrap_err().code(), Code::InvalidArgument);
+    let long = "x".repeat(20_000);
+    let refused = [
+        alice.register(&long).await.map(drop),
+        alice.acknowledge(&long, true, "").await.map(drop),
+        alice.status(&long).await.map(drop),
+    ];
+    for refused in refused {
+        assert_eq!(refused.unwrap_err().code(), Code::InvalidArgument);
+    }
+    let service = Party::service(&node).await;
+    for id in ["a b", "é", "a\nb"] {
+        let event = SessionEvent { event_id: id.into(), ..announcement("s", &[]) };
+        let refused = service.publish(event).await.unwrap_err();
+        assert!(refused.code() == Code::InvalidArgument && refused.message().contains("event.event_id"));
+    }
+    let stranger = service.publish(announcement("s", &["bob@nowhere.example:7443"])).await.unwrap_err();
+    assert!(stranger.message().starts_with("event.selected_parties[0]: "), "{stranger:?}");
     let stranger = alice.route("s", &["bob@nowhere.example:7443"], b"x").await.unwrap_err();
     assert_eq!(stranger.code(), Code::FailedPrecondition);
+    assert!(stranger.message().starts_with("to_parties[0]: "), "{stranger:?}");
     assert!(stranger.message().contains("peer add"), "{}", stranger.message());
 }
 
@@ -434,31 +466,66 @@ async fn a_subscriber_holds_so_many_unacknowledged_messages() {
     assert_eq!(messages.payload().await, b"3");
 }
 
-/// The node's own client takes from a connection what its windows let in, and
-/// no more while nobody reads.
+/// Streams of one connection that nobody reads, in windows that are soon full.
+struct Unread {
+    sender: http2::SendRequest<Full<Bytes>>,
+    bearer: MetadataValue<Ascii>,
+    answers: Vec<http::Response<Incoming>>,
+}
+
+impl Unread {
+    async fn of(node: &TestNode, principal: &str) -> Self {
+        let stream = TcpStream::connect(node.address).await.unwrap();
+        let (sender, connection) = http2::Builder::new(TokioExecutor::new())
+            .initial_stream_window_size(65_535)
+            .initial_connection_window_size(65_535)
+            .handshake(TokioIo::new(stream))
+            .await
+            .unwrap();
+        tokio::spawn(connection);
+        Self { sender, bearer: node.bearer(principal).await, answers: vec![] }
+    }
+
+    async fn open(&mut self, method: &str, request: impl prost::Message) {
+        let message = request.encode_to_vec();
+        let length = u32::try_from(message.len()).unwrap().to_be_bytes();
+        let body = [&[0], &length[..], &message].concat();
+        let request = http::Request::post(format!("http://node/mpc.router.v1.MessageRouter/{method}"))
+            .header("content-type", "application/grpc")
+            .header("te", "trailers")
+            .header("authorization", self.bearer.to_str().unwrap())
+            .body(Full::from(body))
+            .unwrap();
+        self.answers.push(self.sender.send_request(request).await.unwrap());
+    }
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn who_does_not_read_holds_up_nobody() {
-    let node = TestNode::start().await;
-    let (service, mal) = (Party::service(&node).await, Party::of(&node, "mal").await);
-    let sessions: Vec<String> = (0..6).map(|n| format!("m{n}")).collect();
-    let fill = async |session: &str| {
-        for n in 0..5 {
-            let sender = Party::acting_as(&node, &format!("party:filler{n}"), &format!("filler{n}")).await;
-            for _ in 0..60 {
-                sender.route(session, &["mal"], &[7; 4_000]).await.unwrap();
-            }
-        }
-    };
-    futures_util::future::join_all(sessions.iter().map(|session| fill(session))).await;
-    for n in 0..40 {
-        service.publish(SessionEvent { event_type: format!("{n:0200}"), ..announcement("e", &["mal"]) }).await.unwrap();
+    let node = TestNode::start_with(|config| config.tls.mode = Mode::Off).await;
+    let service = Party::service(&node).await;
+    let mut unread = Unread::of(&node, "party:mal").await;
+    for session in ["m0", "m1", "m2", "m3", "m4"] {
+        let sender = Party::of(&node, "filler").await;
+        let fill = (0..500).map(|_| sender.route(session, &["mal"], &[7; 200]));
+        futures_util::future::try_join_all(fill).await.unwrap();
+        unread
+            .open("SubscribeMessages", SubscribeMessagesRequest { session_id: session.into(), party_id: "mal".into() })
+            .await;
     }
-    let mut unread = vec![];
-    for session in &sessions {
-        unread.push(mal.subscribe(session).await.unwrap());
+    for n in 0..300 {
+        let event = SessionEvent { event_type: format!("{n:0200}"), ..announcement("e", &["mal"]) };
+        service.publish(event).await.unwrap();
     }
-    let unread_events = [mal.events(&[]).await.unwrap(), mal.events(&[]).await.unwrap()];
-    // Everybody else goes on, and so does mal itself in what it reads.
+    for _ in 0..5 {
+        unread
+            .open(
+                "SubscribeSessionEvents",
+                SubscribeSessionEventsRequest { party_id: "mal".into(), event_types: vec![] },
+            )
+            .await;
+    }
+    // Everybody else goes on, and so does mal itself where it reads.
     let (alice, bob) = (Party::of(&node, "alice").await, Party::of(&node, "bob").await);
     let mut messages = bob.subscribe("").await.unwrap();
     for n in 0..50u32 {
@@ -469,17 +536,9 @@ async fn who_does_not_read_holds_up_nobody() {
         assert!(bob.pending("", 0).await.unwrap().is_empty());
     }
     alice.route("own", &["mal"], b"for mal").await.unwrap();
-    let other = Party::of(&node, "mal").await;
-    assert_eq!(other.subscribe("own").await.unwrap().payload().await, b"for mal");
-    // What was not read is all there. The others' share of the connection is
-    // free once they are gone.
-    drop(unread_events);
-    unread.truncate(1);
-    let mut messages = unread.remove(0);
-    for _ in 0..300 {
-        let message = messages.next().await.unwrap();
-        other.acknowledge(&message.message_id, true, "").await.unwrap();
-    }
+    let mal = Party::of(&node, "mal").await;
+    assert_eq!(mal.subscribe("own").await.unwrap().payload().await, b"for mal");
+    assert_eq!(unread.answers.len(), 10);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -192,13 +192,38 @@ async fn another_server_speaks_to_the_parties_it_names_only() {
         expires_at: i64::MAX,
         ..announcement("theirs", parties)
     };
-    post(&a, &b, Kind::Event(event("to all", &[]))).await;
-    post(&a, &b, Kind::Event(event("to their own", &[&at("alice", &a)]))).await;
+    post(&a, &b, Kind::Event(event("to-all", &[]))).await;
+    post(&a, &b, Kind::Event(event("to-their-own", &[&at("alice", &a)]))).await;
     let state = State { message_id: "x".into(), party: "bob".into(), state: 2, ..State::default() };
     post(&a, &b, Kind::States(States { states: vec![state; 2_000] })).await;
-    post(&a, &b, Kind::Event(event("to bob", &[&at("bob", &b)]))).await;
-    assert_eq!(events.next().await.event_id, "to bob");
+    post(&a, &b, Kind::Event(event("to-bob", &[&at("bob", &b)]))).await;
+    assert_eq!(events.next().await.event_id, "to-bob");
     assert_eq!(b.metric("pillarbox_parcels_refused_total").await, "3");
+}
+
+/// The name of a party is longer where it is written with its server.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_longest_names_and_events_cross_or_are_refused_at_home() {
+    let (a, b) = two().await;
+    let long = "l".repeat(256);
+    let (author, bob) = (Party::of(&a, &long).await, Party::of(&b, "bob").await);
+    author.route("s", &[&at("bob", &b)], b"from afar").await.unwrap();
+    let message = bob.subscribe("").await.unwrap().next().await.unwrap();
+    bob.route("s", &[&message.from_party], b"answer").await.unwrap();
+    assert_eq!(author.subscribe("s").await.unwrap().payload().await, b"answer");
+    let (service, mut events) = (Party::service(&a).await, bob.events(&[]).await.unwrap());
+    service.publish(announcement("t", &[&long, &at("bob", &b)])).await.unwrap();
+    assert_eq!(events.next().await.selected_parties, [at(&long, &a), "bob".into()]);
+    // With their server the names of all take more than an event may.
+    let names: Vec<String> = (0..1_000).map(|n| format!("p{n}")).chain([at("bob", &b)]).collect();
+    let names: Vec<&str> = names.iter().map(String::as_str).collect();
+    let large = SessionEvent {
+        message_hash: vec![0; 1_030_000].into(),
+        join_tokens: Default::default(),
+        ..announcement("u", &names)
+    };
+    let refused = service.publish(large).await.unwrap_err();
+    assert!(refused.code() == Code::InvalidArgument && refused.message().starts_with("event: "), "{refused:?}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

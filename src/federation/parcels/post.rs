@@ -13,7 +13,7 @@ use crate::{
     },
     proto::pillarbox::relay::v1::Letter,
     store::{Change, Done, Op},
-    types::{Millis, PeerId, ServerId},
+    types::{Millis, PeerId, PublicKey, ServerId},
 };
 use std::{collections::BTreeMap, sync::Arc};
 
@@ -71,6 +71,11 @@ impl Federation {
     /// The peer that goes, or went, by this id.
     pub fn peer_of(&self, server: &ServerId) -> Option<PeerId> {
         self.0.registry.find(server).map(|peer| peer.row_id())
+    }
+
+    /// The key a peer is known by; `None`: it is no peer, or not known yet.
+    pub fn key_of(&self, peer: PeerId) -> Option<PublicKey> {
+        self.0.registry.by_row(peer)?.row().key.map(|key| key.key)
     }
 
     /// An id of this node, or one it had and still answers to.

@@ -46,7 +46,7 @@ async fn another_key_or_none_is_refused() {
     let served = tls_server(&pair(1, "localhost"));
     for (pinned, why) in [(Some(node(2).0), "another node key"), (None, "UnknownIssuer")] {
         match dialer().dial(&served.target(pinned), later()).await {
-            Err(DialError::Tls { cause, .. }) => assert!(cause.contains(why), "{cause}"),
+            Err(DialError::Untrusted { cause, .. }) => assert!(cause.contains(why), "{cause}"),
             other => panic!("{other:?}"),
         }
     }
@@ -65,7 +65,7 @@ async fn a_root_of_the_ca_file_counts_as_webpki_and_goes_before_the_pin() {
         assert_eq!(link.verified(), Verified::WebPki);
     }
     let other = Target { id: "other.example:1".parse().unwrap(), ..served.target(None) };
-    assert!(matches!(dialer.dial(&other, later()).await, Err(DialError::Tls { .. })), "the name counts");
+    assert!(matches!(dialer.dial(&other, later()).await, Err(DialError::Untrusted { .. })), "the name counts");
 }
 
 #[tokio::test]
@@ -75,7 +75,7 @@ async fn a_pinned_key_in_a_certificate_out_of_its_time_is_refused() {
     for (from, to, why) in [(now - 2 * DAY, now - DAY, "expired"), (now + DAY, now + 2 * DAY, "not valid yet")] {
         let served = tls_server(&self_signed_within(&names, &public, &sign, from, to).unwrap());
         match dialer().dial(&served.target(Some(public)), later()).await {
-            Err(DialError::Tls { cause, .. }) => assert!(cause.contains(why), "{cause}"),
+            Err(DialError::Untrusted { cause, .. }) => assert!(cause.contains(why), "{cause}"),
             other => panic!("{other:?}"),
         }
     }
@@ -85,7 +85,7 @@ async fn a_pinned_key_in_a_certificate_out_of_its_time_is_refused() {
 async fn a_pinned_key_that_did_not_sign_is_refused() {
     let served = tls_server(&self_signed(&["localhost".to_owned()], &node(1).0, &node(2).1).unwrap());
     match dialer().dial(&served.target(Some(node(1).0)), later()).await {
-        Err(DialError::Tls { cause, .. }) => assert!(cause.contains("signature"), "{cause}"),
+        Err(DialError::Untrusted { cause, .. }) => assert!(cause.contains("signature"), "{cause}"),
         other => panic!("{other:?}"),
     }
 }

@@ -1,3 +1,5 @@
+//! Streams of answers by themselves, without a connection.
+
 use super::*;
 use futures_util::{FutureExt, future, stream};
 use std::sync::Mutex;

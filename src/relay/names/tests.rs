@@ -29,4 +29,13 @@ fn a_bad_name_is_refused_and_the_field_named() {
         assert!(text.starts_with("party_id:"), "{text}");
     }
     assert!(read(&"x".repeat(256)).is_ok());
+    assert!(read(&format!("{}@b.example:7443", "x".repeat(256))).is_ok(), "also as others must write it");
+    assert!(read(&format!("{}@b.example:7443", "x".repeat(257))).is_err());
+    // Nobody passes for somebody else by what cannot be seen.
+    for unseen in ['\u{202e}', '\u{200b}', '\u{feff}', '\u{ad}', '\u{e000}', '\u{e0001}', '\u{2028}', '\u{85}'] {
+        assert!(read(&format!("al{unseen}ice")).is_err(), "{unseen:?}");
+    }
+    for seen in ["zoë", "zoe\u{308}", "d'arc", "\"a\"", "a\\b", "日本", "🦀", "न\u{940}"] {
+        assert!(read(seen).is_ok(), "{seen:?}");
+    }
 }

@@ -1,14 +1,16 @@
-//! Who is notified when: once a party and session in a while, in order, tried
-//! again with growing pauses.
+//! Who is notified when: looked at once it was silent for a while, told once a
+//! party and session in a while, in order, tried again with growing pauses.
 //!
-//! Pure: no I/O, no clock; `now` and randomness come in. One rule a way
-//! (e-mail, webhook). It holds names only, and a bounded number of them.
+//! Pure: no I/O, no clock; `now` and randomness come in. One [`Rule`] a way
+//! (e-mail, webhook), one [`Leaving`] for all. They hold names only, and a
+//! bounded number of them. What waits is not known here: whoever makes the
+//! attempt looks first.
 //!
-//! `offer` → at `deadline`: `next` → one attempt → `done`.
+//! `offer` → at `deadline`: `next` → one look or attempt → `done`.
 
 use crate::types::Millis;
 use std::{
-    collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque},
+    collections::{BTreeMap, BTreeSet, HashMap, VecDeque},
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -41,8 +43,10 @@ pub struct Job {
     pub number: u64,
     pub subject: Arc<Subject>,
     pub kind: Kind,
-    /// When what waits came.
+    /// When what waits came, or was found.
     pub since: Millis,
+    /// When the subject was notified before: who was silent ever since knows.
+    pub told: Option<Millis>,
     /// Attempts that failed.
     failed: u32,
 }
@@ -55,7 +59,7 @@ pub struct Limits {
     pub tries: u32,
     /// Notifications that wait, at least 1; the oldest gives way.
     pub waiting: usize,
-    /// Subjects that wait or were notified within the window.
+    /// Subjects that wait, or were notified or given up within the window.
     pub subjects: usize,
     /// The same of one party: so nobody is buried under notifications, or takes
     /// the room of all others.
@@ -65,9 +69,10 @@ pub struct Limits {
 /// What became of an offer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Offer {
-    /// It waits. `dropped`: an older one gave way.
+    /// It waits: for its moment, or for the end of the window in which the
+    /// subject was notified. `dropped`: an older one gave way.
     Queued { dropped: bool },
-    /// The subject was notified lately, or is about to be.
+    /// The subject is about to be looked at.
     Known,
     /// Too many subjects, in all or of this party.
     Refused,
@@ -83,7 +88,11 @@ pub enum Attempt {
     },
     /// It will never go.
     Never,
-    /// The party is back.
+    /// The party gave a sign of life: it is looked at again then.
+    NotYet {
+        at: Instant,
+    },
+    /// The party is there, or nothing waits for it.
     Needless,
 }
 
@@ -91,25 +100,58 @@ pub enum Attempt {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Verdict {
     Sent,
-    /// It waits for its next attempt. `dropped`: an older one gave way, or itself.
+    /// It waits for its next look or attempt. `dropped`: an older one gave way,
+    /// or itself.
     Again {
         dropped: bool,
     },
-    /// It was not sent, and does not count.
+    /// It was not sent, and counts as if it were.
     GivenUp,
     Needless,
+}
+
+/// Something that came for a subject.
+#[derive(Debug, Clone, Copy)]
+struct News {
+    at: Instant,
+    kind: Kind,
+    since: Millis,
+}
+
+#[derive(Debug, Clone, Copy)]
+enum Stage {
+    Idle,
+    Waiting,
+    /// `news`: came since, and its look may be over.
+    UnderWay {
+        news: Option<News>,
+    },
+}
+
+/// A notification that counts until the end of its window. `at`: it was sent;
+/// `None`: it was given up.
+#[derive(Debug, Clone, Copy)]
+struct Past {
+    until: Instant,
+    at: Option<Millis>,
+}
+
+#[derive(Debug)]
+struct Known {
+    stage: Stage,
+    past: Option<Past>,
 }
 
 #[derive(Debug)]
 pub struct Rule {
     limits: Limits,
     last: u64,
-    /// Waiting, under way, or sent within the window.
-    known: HashSet<Arc<Subject>>,
+    /// Waiting, under way, or with a past.
+    known: HashMap<Arc<Subject>, Known>,
     /// How many of these each party has.
     parties: HashMap<String, usize>,
-    /// When each was sent, oldest first.
-    sent: VecDeque<(Instant, Arc<Subject>)>,
+    /// When the window of each past ends, soonest first.
+    pasts: VecDeque<(Instant, Arc<Subject>)>,
     waiting: BTreeMap<u64, (Instant, Job)>,
     due: BTreeSet<(Instant, u64)>,
 }
@@ -119,37 +161,55 @@ impl Rule {
         Self {
             limits,
             last: 0,
-            known: HashSet::new(),
+            known: HashMap::new(),
             parties: HashMap::new(),
-            sent: VecDeque::new(),
+            pasts: VecDeque::new(),
             waiting: BTreeMap::new(),
             due: BTreeSet::new(),
         }
     }
 
-    /// Something waits for a party that is away. `since`: when it came.
-    pub fn offer(&mut self, now: Instant, subject: Subject, kind: Kind, since: Millis) -> Offer {
+    /// Something came for a party that is not there to take it. `at`: when it
+    /// will have been silent long enough to be looked at. `since`: when it came.
+    pub fn offer(&mut self, now: Instant, at: Instant, subject: Subject, kind: Kind, since: Millis) -> Offer {
         self.forget(now);
-        if self.known.contains(&subject) {
-            return Offer::Known;
-        }
-        let of_party = self.parties.get(&subject.party).copied().unwrap_or(0);
-        if self.known.len() >= self.limits.subjects || of_party >= self.limits.of_party {
-            return Offer::Refused;
-        }
-        let subject = Arc::new(subject);
-        self.known.insert(subject.clone());
-        self.parties.insert(subject.party.clone(), of_party + 1);
+        self.queue(subject, News { at, kind, since })
+    }
+
+    fn queue(&mut self, subject: Subject, news: News) -> Offer {
+        let (subject, past) = match self.known.get_mut(&subject).map(|known| (&mut known.stage, known.past)) {
+            Some((Stage::Waiting, _)) => return Offer::Known,
+            Some((Stage::UnderWay { news: came }, _)) => {
+                came.get_or_insert(news);
+                return Offer::Known;
+            }
+            Some((Stage::Idle, past)) => (Arc::new(subject), past),
+            None => {
+                let of_party = self.parties.get(&subject.party).copied().unwrap_or(0);
+                if self.known.len() >= self.limits.subjects || of_party >= self.limits.of_party {
+                    return Offer::Refused;
+                }
+                self.parties.insert(subject.party.clone(), of_party + 1);
+                let subject = Arc::new(subject);
+                self.known.insert(subject.clone(), Known { stage: Stage::Idle, past: None });
+                (subject, None)
+            }
+        };
         self.last += 1;
-        let job = Job { number: self.last, subject, kind, since, failed: 0 };
-        Offer::Queued { dropped: self.wait(now, job) }
+        let at = past.map_or(news.at, |past| past.until.max(news.at));
+        let told = past.and_then(|past| past.at);
+        let job = Job { number: self.last, subject, kind: news.kind, since: news.since, told, failed: 0 };
+        Offer::Queued { dropped: self.wait(at, job) }
     }
 
     /// A notification whose time has come; to be answered by `done`.
     pub fn next(&mut self, now: Instant) -> Option<Job> {
+        self.forget(now);
         let (at, number) = self.due.first().copied().filter(|(at, _)| *at <= now)?;
         self.due.remove(&(at, number));
-        self.waiting.remove(&number).map(|(_, job)| job)
+        let (_, job) = self.waiting.remove(&number)?;
+        self.enter(&job.subject, Stage::UnderWay { news: None });
+        Some(job)
     }
 
     /// When `next` has something.
@@ -157,11 +217,12 @@ impl Rule {
         self.due.first().map(|(at, _)| *at)
     }
 
-    /// An attempt is over. `random`: for the jitter.
-    pub fn done(&mut self, now: Instant, mut job: Job, attempt: Attempt, random: u64) -> Verdict {
+    /// A look or an attempt is over, at `wall` of the wall clock. `random`: for
+    /// the jitter.
+    pub fn done(&mut self, now: Instant, wall: Millis, mut job: Job, attempt: Attempt, random: u64) -> Verdict {
         match attempt {
             Attempt::Sent => {
-                self.sent.push_back((now, job.subject));
+                self.count(now, Some(wall), job.subject);
                 Verdict::Sent
             }
             Attempt::Later { after } if job.failed + 1 < self.limits.tries => {
@@ -171,18 +232,33 @@ impl Rule {
                 Verdict::Again { dropped: self.wait(now + pause, job) }
             }
             Attempt::Later { .. } | Attempt::Never => {
-                self.release(&job.subject);
+                self.count(now, None, job.subject);
                 Verdict::GivenUp
             }
+            Attempt::NotYet { at } => Verdict::Again { dropped: self.wait(at, job) },
             Attempt::Needless => {
+                let stage = self.known.get(&job.subject).map(|known| known.stage);
                 self.release(&job.subject);
-                Verdict::Needless
+                let Some(Stage::UnderWay { news: Some(news) }) = stage else { return Verdict::Needless };
+                // It came after the look, perhaps.
+                let dropped = self.queue(Subject::clone(&job.subject), news) == Offer::Queued { dropped: true };
+                Verdict::Again { dropped }
             }
+        }
+    }
+
+    /// From now on its window runs.
+    fn count(&mut self, now: Instant, at: Option<Millis>, subject: Arc<Subject>) {
+        let until = now + self.limits.window;
+        if let Some(known) = self.known.get_mut(&subject) {
+            *known = Known { stage: Stage::Idle, past: Some(Past { until, at }) };
+            self.pasts.push_back((until, subject));
         }
     }
 
     /// Whether an older one gave way.
     fn wait(&mut self, at: Instant, job: Job) -> bool {
+        self.enter(&job.subject, Stage::Waiting);
         self.due.insert((at, job.number));
         self.waiting.insert(job.number, (at, job));
         if self.waiting.len() <= self.limits.waiting {
@@ -195,15 +271,31 @@ impl Rule {
         true
     }
 
+    fn enter(&mut self, subject: &Subject, stage: Stage) {
+        if let Some(known) = self.known.get_mut(subject) {
+            known.stage = stage;
+        }
+    }
+
+    /// Windows that are over count no more.
     fn forget(&mut self, now: Instant) {
-        while self.sent.front().is_some_and(|(at, _)| *at + self.limits.window <= now) {
-            if let Some((_, subject)) = self.sent.pop_front() {
+        while self.pasts.front().is_some_and(|(until, _)| *until <= now) {
+            let Some((_, subject)) = self.pasts.pop_front() else { return };
+            let Some(known) = self.known.get_mut(&subject) else { continue };
+            known.past = None;
+            if matches!(known.stage, Stage::Idle) {
                 self.release(&subject);
             }
         }
     }
 
+    /// Nothing of it waits; it is forgotten unless it has a past.
     fn release(&mut self, subject: &Subject) {
+        let Some(known) = self.known.get_mut(subject) else { return };
+        known.stage = Stage::Idle;
+        if known.past.is_some() {
+            return;
+        }
         self.known.remove(subject);
         if let Some(count) = self.parties.get_mut(&subject.party) {
             *count -= 1;
@@ -211,6 +303,50 @@ impl Rule {
                 self.parties.remove(&subject.party);
             }
         }
+    }
+}
+
+/// Parties that went away, perhaps with something waiting: each is looked at
+/// once, when it has been silent for a while.
+#[derive(Debug)]
+pub struct Leaving {
+    limit: usize,
+    parties: HashMap<Arc<str>, Instant>,
+    due: BTreeSet<(Instant, Arc<str>)>,
+}
+
+impl Leaving {
+    /// `limit`: parties it knows at a time.
+    pub fn new(limit: usize) -> Self {
+        Self { limit, parties: HashMap::new(), due: BTreeSet::new() }
+    }
+
+    /// It is to be looked at then, and not before; `false`: there are too many.
+    pub fn enter(&mut self, party: &str, at: Instant) -> bool {
+        if let Some((party, before)) = self.parties.remove_entry(party) {
+            self.due.remove(&(before, party));
+        } else if self.parties.len() >= self.limit {
+            return false;
+        }
+        let party: Arc<str> = party.into();
+        self.due.insert((at, party.clone()));
+        self.parties.insert(party, at);
+        true
+    }
+
+    /// One whose moment has come.
+    pub fn next(&mut self, now: Instant) -> Option<Arc<str>> {
+        if self.deadline()? > now {
+            return None;
+        }
+        let (_, party) = self.due.pop_first()?;
+        self.parties.remove(&party);
+        Some(party)
+    }
+
+    /// When `next` has something.
+    pub fn deadline(&self) -> Option<Instant> {
+        self.due.first().map(|(at, _)| *at)
     }
 }
 

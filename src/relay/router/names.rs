@@ -1,5 +1,5 @@
-//! What a session or a party may be called: 1 to 256 bytes without spaces and
-//! control characters.
+//! What a session or a party may be called: 1 to 256 bytes printable, without
+//! spaces.
 
 use super::Refusal;
 use std::fmt::Display;
@@ -21,14 +21,20 @@ pub fn check_party(field: impl Display, name: &str) -> Result<(), Refusal> {
     }
 }
 
+/// By the standard library's word: what it shows as it is.
+fn is_printable(text: &str) -> bool {
+    let quoted = text.chars().filter(|c| matches!(c, '"' | '\'' | '\\')).count();
+    text.escape_debug().count() == text.chars().count() + quoted
+}
+
 /// What holds of every id that a caller gives.
 pub fn check_id(field: impl Display, text: &str) -> Result<(), Refusal> {
     let why = if text.is_empty() {
         "is empty"
     } else if text.len() > NAME_MAX {
         "is too long"
-    } else if text.chars().any(|c| c.is_control() || c.is_whitespace()) {
-        "has a space or a control character"
+    } else if text.chars().any(char::is_whitespace) || !is_printable(text) {
+        "has a space or a character that is not printable"
     } else {
         return Ok(());
     };

@@ -6,7 +6,7 @@ const PEER: PeerId = PeerId(1);
 const START: Counters = Counters { number: 10, cursor: 20, created: 30 };
 
 fn batch(streams: &[(PeerId, Mark)]) -> Batch<'static> {
-    let arrivals = Box::leak(Box::new(Arrivals::new(START.created)));
+    let arrivals = Box::leak(Box::new(Arrivals::new(START.created, relay::chain::Heads::default())));
     Batch::new(START, Box::leak(Box::new(streams.iter().copied().collect())), arrivals)
 }
 

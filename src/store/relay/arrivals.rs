@@ -1,9 +1,10 @@
 //! When each recipient was given its last delivery, so that the next one comes
-//! after it.
+//! after it; and where the chain of each session stands.
 //!
 //! Pure. Bounded: who is forgotten leaves the greatest of its moments as the
 //! floor for everyone who is not remembered.
 
+use super::chain::{Head, Heads};
 use std::collections::HashMap;
 
 /// Recipients that are remembered; beyond this the old ones are forgotten.
@@ -17,12 +18,18 @@ pub(in crate::store) struct Arrivals {
     last: HashMap<String, i64>,
     /// The newest moment a message was accepted at.
     newest: i64,
+    heads: Heads,
 }
 
 impl Arrivals {
     /// `floor`: the greatest moment ever given.
-    pub(in crate::store) fn new(floor: i64) -> Self {
-        Self { floor, last: HashMap::new(), newest: floor }
+    pub(in crate::store) fn new(floor: i64, heads: Heads) -> Self {
+        Self { floor, last: HashMap::new(), newest: floor, heads }
+    }
+
+    /// Where the chain of a session stands.
+    pub(super) fn head(&self, session: &str) -> Head {
+        self.heads.of(session)
     }
 
     /// Nothing above it was given to this recipient.
@@ -32,6 +39,7 @@ impl Arrivals {
 
     /// Learns what a commit gave.
     pub(in crate::store) fn advance(&mut self, given: &Given) {
+        self.heads.advance(&given.heads, &given.dropped);
         self.newest = self.newest.max(given.accepted_at);
         self.last.extend(given.created.iter().map(|(party, at)| (party.clone(), *at)));
         if self.last.len() <= REMEMBERED {
@@ -61,6 +69,10 @@ impl Arrivals {
 pub(in crate::store) struct Given {
     pub(super) created: HashMap<String, i64>,
     pub(super) accepted_at: i64,
+    /// Of the sessions that were written in.
+    pub(super) heads: HashMap<String, Head>,
+    /// Sessions whose chains are gone.
+    pub(in crate::store) dropped: Vec<String>,
 }
 
 #[cfg(test)]

@@ -10,6 +10,7 @@
 
 use super::{
     arrivals::{Arrivals, Given},
+    chain::Hash,
     change::{Change, DeliveryState, NewEvent, NewMessage, RemoteState},
 };
 use crate::{
@@ -23,6 +24,9 @@ use std::collections::{BTreeMap, BTreeSet, btree_map::Entry};
 pub(super) struct Message {
     pub(super) new: Box<NewMessage>,
     pub(super) recipients: usize,
+    /// Its place in the session's chain, and the link before it.
+    pub(super) position: u64,
+    pub(super) before: Hash,
 }
 
 impl Message {
@@ -176,7 +180,8 @@ impl<'a> Batch<'a> {
                 self.given.accepted_at = self.given.accepted_at.max(new.accepted_at.0);
                 self.phases.iter_mut().for_each(|phase| phase.forget(new.number));
                 self.current = Some(self.messages.len());
-                self.messages.push(Message { new: new.clone(), recipients: 0 });
+                let (position, before) = self.extend(new);
+                self.messages.push(Message { new: new.clone(), recipients: 0, position, before });
             }
             Change::Deliver { party } => self.deliver(party, next, counters),
             Change::Idempotent { caller, key, digest } => {
@@ -244,6 +249,21 @@ impl<'a> Batch<'a> {
             // rare changes, which are refused before.
             _ => {}
         }
+    }
+
+    /// The chain of its session gets one link more. Returns its place there, and
+    /// the link before.
+    fn extend(&mut self, new: &NewMessage) -> (u64, Hash) {
+        let before = match self.given.heads.get(&new.session) {
+            Some(head) => *head,
+            None => self.arrivals.head(&new.session),
+        };
+        let head = before.next(&new.session, &new.slot.entry, &new.slot.digest);
+        match self.given.heads.get_mut(&new.session) {
+            Some(moved) => *moved = head,
+            None => drop(self.given.heads.insert(new.session.clone(), head)),
+        }
+        (head.position, before.link)
     }
 
     fn deliver(&mut self, party: &PartyRef, seq: u64, counters: &mut Counters) {

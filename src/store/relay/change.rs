@@ -69,6 +69,21 @@ pub struct NewMessage {
     pub accepted_at: Millis,
     pub expires_at: Millis,
     pub body: Bytes,
+    pub slot: NewSlot,
+}
+
+/// What stands in the session's chain for a message; what its bytes mean is its
+/// maker's word.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct NewSlot {
+    /// Hashed between the session and the digest.
+    pub entry: Bytes,
+    /// Of the payload.
+    pub digest: [u8; 32],
+    /// Two digests under one claim are an equivocation; `None`: it claims nothing.
+    pub claim: Option<[u8; 16]>,
+    /// Kept with it, not hashed.
+    pub proof: Option<[u8; 96]>,
 }
 
 /// A session event as it is published or arrives.
@@ -106,8 +121,8 @@ pub struct RemoteState {
 #[derive(Debug, Clone, PartialEq)]
 pub enum Change {
     /// Nothing stays of it, its `Deliver`s and so on when it is another
-    /// server's and `(origin, remote_id)` is there already; their numbers are
-    /// used up all the same. `Conflict` for a number that another message has.
+    /// server's and `(origin, remote_id)` is there already, but its slot in the
+    /// chain; their numbers are used up all the same. `Conflict` for a number that another message has.
     Message(Box<NewMessage>),
     /// A delivery of the message before it in the op; takes a number of the
     /// writer, its `seq`. The writer gives `created_at` too: for a party of this
@@ -171,7 +186,9 @@ pub enum Change {
     /// way. One `Gone`.
     TrimEvents { expired_before: Millis, limit: usize },
     /// Removes those of these sessions whose time is over at `until`, and who
-    /// is in them; at most `ROWS_AN_OP`. One `Gone`.
+    /// is in them, and their slots; at most `ROWS_AN_OP` sessions and some
+    /// thousand slots: one that has more keeps the rest and its row for the next
+    /// time. `Done::dropped` names those that went. One `Gone`: sessions and slots.
     DropSessions { sessions: Vec<String>, until: Millis },
 }
 
@@ -211,7 +228,7 @@ impl Change {
         match self {
             Self::Message(new) => {
                 let id = new.remote_id.as_ref().map_or(0, String::len);
-                id + new.session.len() + new.sender.len() + new.kind.len() + new.body.len()
+                id + new.session.len() + new.sender.len() + new.kind.len() + new.body.len() + new.slot.entry.len()
             }
             Self::Deliver { party } => party.name.len(),
             Self::Idempotent { caller, key, .. } => caller.len() + key.len(),

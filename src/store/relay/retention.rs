@@ -8,7 +8,7 @@ use super::{
     change::Change,
     json,
     messages::{BodyBytes, MESSAGE_BYTES},
-    parties,
+    parties, slots,
 };
 use crate::{
     error::Error,
@@ -78,7 +78,7 @@ pub(in crate::store) async fn apply(
             return Err(Failure::Refused(Error::internal("too many sessions are dropped in one go")));
         }
         Change::DropSessions { sessions, until } => {
-            done.gone.push(drop_sessions(connection, sessions, *until).await?);
+            done.gone.push(drop_sessions(connection, sessions, *until, &mut done.dropped).await?);
         }
         _ => return Err(Failure::Refused(Error::internal("a grouped change among the rare ones"))),
     }
@@ -222,6 +222,12 @@ async fn trim_messages(
     ] {
         sqlx::query(statement).bind(numbers.as_str()).execute(&mut *connection).await?;
     }
+    let mut sessions: Vec<&str> = over.iter().map(|row| row.session.as_str()).collect();
+    sessions.sort_unstable();
+    sessions.dedup();
+    for session in sessions {
+        slots::trim(connection, session, HANGING_ROWS).await?;
+    }
     let (mut gone, mut shares) = (Gone::default(), Shares::new());
     for row in over {
         let bytes = unbits(row.kept_bytes());
@@ -265,19 +271,33 @@ async fn drop_sessions(
     connection: &mut SqliteConnection,
     sessions: &[String],
     until: Millis,
+    dropped: &mut Vec<String>,
 ) -> Result<Gone, sqlx::Error> {
-    let mut rows = 0;
+    let (mut rows, mut room) = (0, unbits(count(HANGING_ROWS)));
     for session in sessions {
-        let dropped = sqlx::query("DELETE FROM session WHERE session = $1 AND until <= $2")
+        let over: Option<i64> = sqlx::query_scalar("SELECT 1 FROM session WHERE session = $1 AND until <= $2")
             .bind(session)
             .bind(until.0)
-            .execute(&mut *connection)
-            .await?
-            .rows_affected();
-        if dropped > 0 {
-            sqlx::query("DELETE FROM session_party WHERE session = $1").bind(session).execute(&mut *connection).await?;
+            .fetch_optional(&mut *connection)
+            .await?;
+        if over.is_none() {
+            continue;
         }
-        rows += dropped;
+        let slots = slots::forget(connection, session, room).await?;
+        rows += slots;
+        room -= slots;
+        if room == 0 {
+            break;
+        }
+        for statement in [
+            "DELETE FROM equivocation WHERE session = $1",
+            "DELETE FROM session_party WHERE session = $1",
+            "DELETE FROM session WHERE session = $1",
+        ] {
+            sqlx::query(statement).bind(session).execute(&mut *connection).await?;
+        }
+        rows += 1;
+        dropped.push(session.clone());
     }
     Ok(Gone { rows, bytes: 0 })
 }

@@ -1,6 +1,6 @@
 //! Tests of `store/relay`: the rules through the writer, and every query once.
 
-use super::{deliveries, events, *};
+use super::{deliveries, events, waiting, *};
 use crate::{
     error::Error,
     store::{
@@ -20,7 +20,7 @@ const M: u64 = 1 << 60;
 const N: u64 = M + 1;
 const O: u64 = M + 2;
 
-fn new_message(number: u64) -> NewMessage {
+pub(super) fn new_message(number: u64) -> NewMessage {
     NewMessage {
         number,
         origin: PeerId::SELF,
@@ -34,10 +34,11 @@ fn new_message(number: u64) -> NewMessage {
         accepted_at: Millis(100),
         expires_at: LATER,
         body: Bytes::from_static(b"body"),
+        slot: NewSlot::default(),
     }
 }
 
-fn remote(number: u64, id: &str) -> NewMessage {
+pub(super) fn remote(number: u64, id: &str) -> NewMessage {
     NewMessage { origin: PEER, remote_id: Some(id.into()), ..new_message(number) }
 }
 
@@ -45,7 +46,7 @@ fn party(peer: PeerId, name: &str) -> PartyRef {
     PartyRef { peer, name: name.into() }
 }
 
-fn bob() -> PartyRef {
+pub(super) fn bob() -> PartyRef {
     party(PeerId::SELF, "bob")
 }
 
@@ -54,7 +55,7 @@ fn afar() -> PartyRef {
 }
 
 /// The message and its deliveries, as one op.
-fn route(new: NewMessage, to: &[PartyRef]) -> Op {
+pub(super) fn route(new: NewMessage, to: &[PartyRef]) -> Op {
     let mut op = Op::from(Change::Message(new.into()));
     to.iter().for_each(|party| op.push(Change::Deliver { party: party.clone() }.into()));
     op
@@ -833,6 +834,69 @@ async fn a_repeat_of_an_event_replaces_nothing() {
 }
 
 #[tokio::test]
+async fn what_waits_is_neither_final_nor_heard_nor_anothers() {
+    let (_dir, store) = store().await;
+    assert_eq!(store.newest_event().await.unwrap(), 0);
+    let message = |number, session: &str| NewMessage { session: session.into(), ..new_message(number) };
+    let named = |id: &str, session: &str, expires_at, to: Option<&[&str]>| {
+        Change::Event(Box::new(NewEvent { session: session.into(), expires_at: Millis(expires_at), ..event(id, to) }))
+    };
+    // Deliveries 1 to 4, events 5 to 8.
+    store.submit(route(message(M, "s"), &[bob(), party(PEER, "carol")])).await.unwrap();
+    store.submit(route(message(N, "s"), &[bob()])).await.unwrap();
+    store.submit(route(message(O, "t"), &[bob()])).await.unwrap();
+    for change in [
+        named("a", "t", 90, Some(&["bob"])),
+        named("b", "u", 90, Some(&["bob", "carol"])),
+        named("c", "u", 50, Some(&["bob"])),
+        named("d", "v", 90, None),
+    ] {
+        store.submit(change).await.unwrap();
+    }
+    assert_eq!(store.newest_event().await.unwrap(), 8);
+    let nothing = Waits::default();
+    let (message, event) = (Waits { message: true, event: false }, Waits { message: false, event: true });
+    let both = Waits { message: true, event: true };
+    for (name, session, after, now, expected) in [
+        ("bob", "s", 0, 0, message),
+        ("bob", "t", 0, 0, both),
+        ("bob", "t", 5, 0, message),
+        ("bob", "t", 0, 90, message),
+        ("bob", "u", 0, 0, event),
+        ("bob", "u", 6, 0, event),
+        ("bob", "u", 6, 50, nothing),
+        ("bob", "u", 7, 0, nothing),
+        ("bob", "v", 0, 0, nothing),
+        ("carol", "s", 0, 0, nothing),
+        ("carol", "u", 0, 0, event),
+        ("dave", "s", 0, 0, nothing),
+    ] {
+        let waits = store.waits(name, session, after, Millis(now)).await.unwrap();
+        assert_eq!(waits, expected, "{name} {session} {after} {now}");
+    }
+    let messages = |limit| store.sessions_with_messages("bob", limit);
+    let events = async |after, now, limit| {
+        let mut found = store.sessions_with_events("bob", after, Millis(now), limit).await.unwrap();
+        found.sort();
+        found
+    };
+    assert_eq!(
+        (messages(9).await.unwrap(), messages(1).await.unwrap()),
+        (vec!["s".into(), "t".into()], vec!["s".into()])
+    );
+    assert_eq!((events(0, 0, 9).await, events(0, 0, 1).await.len()), (vec!["t".to_owned(), "u".to_owned()], 1));
+    assert_eq!((events(6, 49, 9).await, events(6, 50, 9).await), (vec!["u".to_owned()], vec![]));
+    for name in ["carol", "dave"] {
+        assert_eq!(store.sessions_with_messages(name, 9).await.unwrap(), [""; 0], "{name}");
+    }
+    store.submit(op([finish(1, M, false), finish(4, O, true)])).await.unwrap();
+    assert_eq!(messages(9).await.unwrap(), ["s"], "one of two is acknowledged there");
+    store.submit(finish(3, N, false)).await.unwrap();
+    assert_eq!(messages(9).await.unwrap(), [""; 0]);
+    assert_eq!(store.waits("bob", "s", 0, Millis(0)).await.unwrap(), nothing);
+}
+
+#[tokio::test]
 async fn events_are_removed_after_their_time_with_their_parties() {
     let (_dir, store) = store().await;
     let names: Vec<String> = (0..1500).map(|n| format!("p{n}")).collect();
@@ -863,8 +927,18 @@ async fn pages_are_found_by_index_and_sorted_by_none() {
         (deliveries::WAITING, "SEARCH delivery USING COVERING INDEX delivery_open (party=?)"),
         (deliveries::UNREPORTED, "SEARCH d USING INDEX delivery_unreported (seq>?)"),
         (events::PARTY_PAGE, "MERGE (UNION ALL)"),
+        (waiting::EVENT_WAITS, "CO-ROUTINE p; SEARCH event_party USING PRIMARY KEY (party=? AND event>?)"),
+        (
+            waiting::MESSAGE_SESSIONS,
+            "CO-ROUTINE found; SETUP; SEARCH delivery USING INDEX delivery_open_session (party=?)",
+        ),
+        (waiting::MESSAGE_WAITS, "SEARCH delivery USING INDEX delivery_open_session (party=? AND session=?)"),
         (retention::DUE, "SEARCH message USING INDEX message_due (expires_at<?)"),
         (retention::OVER, "SEARCH message USING INDEX message_over (expires_at<?)"),
+        (slots::PAGE, "SEARCH t USING INDEX slot_chain (session=? AND position>?)"),
+        (slots::LAST, "SEARCH t USING INDEX slot_chain (session=?)"),
+        (slots::CLAIMED, "SEARCH t USING INDEX slot_claim (session=? AND claim=? AND digest=?)"),
+        (progress::MESSAGES, "SEARCH t USING INDEX slot_chain (session=?)"),
         (retention::FREEABLE, "SCAN message USING INDEX message_freeable"),
     ];
     for (sql, expected) in plans {
@@ -984,8 +1058,14 @@ fn change() -> impl Strategy<Value = Change> {
 
 fn routing() -> impl Strategy<Value = Op> {
     let who = (0..2i64, "[ab]").prop_map(|(peer, name)| party(PeerId(peer), &name));
-    (proptest::option::of("[ij]"), "[st]", (0..9i64, 0..9i64), proptest::collection::vec(who, 0..3), any::<bool>())
-        .prop_map(|(remote_id, session, (accepted_at, expires_at), to, keyed)| {
+    (
+        proptest::option::of("[ij]"),
+        "[st]",
+        (0..9i64, 0..9i64),
+        proptest::collection::vec(who, 0..3),
+        any::<(bool, bool)>(),
+    )
+        .prop_map(|(remote_id, session, (accepted_at, expires_at), to, (keyed, other))| {
             let keyed = keyed && remote_id.is_none();
             let new = NewMessage {
                 origin: if remote_id.is_some() { PEER } else { PeerId::SELF },
@@ -993,6 +1073,11 @@ fn routing() -> impl Strategy<Value = Op> {
                 session,
                 accepted_at: Millis(accepted_at),
                 expires_at: Millis(expires_at),
+                slot: NewSlot {
+                    digest: [u8::from(other); 32],
+                    claim: (!to.is_empty()).then_some([7; 16]),
+                    ..NewSlot::default()
+                },
                 ..new_message(UNNUMBERED)
             };
             let mut op = route(new, &to);

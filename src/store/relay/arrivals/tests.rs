@@ -1,14 +1,14 @@
 //! Tests of `store/relay/arrivals`.
 
-use super::*;
+use super::{super::chain::Heads, *};
 
 fn given(accepted_at: i64, created: impl IntoIterator<Item = (String, i64)>) -> Given {
-    Given { created: created.into_iter().collect(), accepted_at }
+    Given { created: created.into_iter().collect(), accepted_at, ..Given::default() }
 }
 
 #[test]
 fn who_is_not_remembered_stands_at_the_floor() {
-    let mut arrivals = Arrivals::new(10);
+    let mut arrivals = Arrivals::new(10, Heads::default());
     assert_eq!(arrivals.last("a"), 10);
     arrivals.advance(&given(20, [("a".to_owned(), 20)]));
     assert_eq!((arrivals.last("a"), arrivals.last("b")), (20, 10));
@@ -16,7 +16,7 @@ fn who_is_not_remembered_stands_at_the_floor() {
 
 #[test]
 fn the_old_are_forgotten_first_and_leave_their_moment_as_the_floor() {
-    let mut arrivals = Arrivals::new(0);
+    let mut arrivals = Arrivals::new(0, Heads::default());
     arrivals.advance(&given(1, (0..REMEMBERED).map(|n| (format!("old{n}"), 1 + i64::from(n == 7)))));
     assert_eq!(arrivals.last("nobody"), 0, "nothing is forgotten before there is need");
     let now = 2 + 2 * MINUTE;
@@ -27,7 +27,7 @@ fn the_old_are_forgotten_first_and_leave_their_moment_as_the_floor() {
 
 #[test]
 fn however_many_there_are_in_a_minute_memory_is_bounded_and_nobody_falls_back() {
-    let mut arrivals = Arrivals::new(0);
+    let mut arrivals = Arrivals::new(0, Heads::default());
     for round in 0..5 {
         let at = 1000 + round;
         arrivals.advance(&given(at, (0..REMEMBERED / 2).map(|n| (format!("{round}:{n}"), at))));

@@ -1,6 +1,9 @@
 //! Tests of `store/relay/batch`.
 
-use super::*;
+use super::{
+    super::{NewSlot, chain::Heads},
+    *,
+};
 use bytes::Bytes;
 
 const PEER: PeerId = PeerId(7);
@@ -28,6 +31,7 @@ fn message(number: u64, origin: PeerId, accepted_at: i64) -> Change {
         accepted_at: Millis(accepted_at),
         expires_at: Millis(1000),
         body: Bytes::from_static(b"body"),
+        slot: NewSlot::default(),
     }))
 }
 
@@ -86,7 +90,7 @@ fn exactly_a_message_of_another_server_has_a_remote_id() {
 
 #[test]
 fn deliveries_take_numbers_in_their_order_and_their_message_brings_its_own() {
-    let (arrivals, mut counters) = (Arrivals::new(0), counters());
+    let (arrivals, mut counters) = (Arrivals::new(0, Heads::default()), counters());
     let mut batch = Batch::new(&arrivals);
     take(&mut batch, &mut counters, &[message(3, PeerId::SELF, 1)]);
     assert!(!batch.is_numbered(), "a message takes none of the writer's");
@@ -103,7 +107,7 @@ fn deliveries_take_numbers_in_their_order_and_their_message_brings_its_own() {
 
 #[test]
 fn the_moments_of_a_recipient_rise_strictly_and_those_of_others_do_not_push_them() {
-    let (mut arrivals, mut counters) = (Arrivals::new(FLOOR), counters());
+    let (mut arrivals, mut counters) = (Arrivals::new(FLOOR, Heads::default()), counters());
     let mut batch = Batch::new(&arrivals);
     let to = |name| deliver(PeerId::SELF, name);
     take(&mut batch, &mut counters, &[message(1, PeerId::SELF, 100), to("a"), to("b"), deliver(PEER, "a")]);
@@ -123,7 +127,7 @@ fn the_moments_of_a_recipient_rise_strictly_and_those_of_others_do_not_push_them
 
 #[test]
 fn a_number_that_was_never_given_is_ignored() {
-    let (arrivals, mut counters) = (Arrivals::new(0), counters());
+    let (arrivals, mut counters) = (Arrivals::new(0, Heads::default()), counters());
     let mut batch = Batch::new(&arrivals);
     let early = |seq| {
         let sent = Change::Sent { seq, at: Millis(1), retries: 0 };
@@ -137,7 +141,7 @@ fn a_number_that_was_never_given_is_ignored() {
 
 #[test]
 fn what_was_told_of_a_message_before_it_is_there_is_ignored() {
-    let (arrivals, mut counters) = (Arrivals::new(0), counters());
+    let (arrivals, mut counters) = (Arrivals::new(0, Heads::default()), counters());
     let mut batch = Batch::new(&arrivals);
     let tell = |message| told(message, DeliveryState::Failed);
     // In two phases, and of its neighbours too.
@@ -153,7 +157,7 @@ fn what_was_told_of_a_message_before_it_is_there_is_ignored() {
 
 #[test]
 fn the_first_final_state_of_a_delivery_holds() {
-    let (arrivals, mut counters) = (Arrivals::new(0), counters());
+    let (arrivals, mut counters) = (Arrivals::new(0, Heads::default()), counters());
     let mut batch = Batch::new(&arrivals);
     take(&mut batch, &mut counters, &[finish(5, 4, true), finish(5, 4, false)]);
     assert_eq!(batch.phases[0].finished[&(5, 4)].state, DeliveryState::Failed);
@@ -166,7 +170,7 @@ fn the_first_final_state_of_a_delivery_holds() {
 
 #[test]
 fn a_finish_after_what_was_told_of_its_message_comes_after_it() {
-    let (arrivals, mut counters) = (Arrivals::new(0), counters());
+    let (arrivals, mut counters) = (Arrivals::new(0, Heads::default()), counters());
     let mut batch = Batch::new(&arrivals);
     let op = [finish(3, 1, true), told(4, DeliveryState::Failed), finish(6, 2, true), finish(5, 4, false)];
     take(&mut batch, &mut counters, &op);
@@ -178,7 +182,7 @@ fn a_finish_after_what_was_told_of_its_message_comes_after_it() {
 
 #[test]
 fn what_happens_to_a_session_is_folded() {
-    let (arrivals, mut counters) = (Arrivals::new(0), counters());
+    let (arrivals, mut counters) = (Arrivals::new(0, Heads::default()), counters());
     let mut batch = Batch::new(&arrivals);
     let touch = |until| Change::TouchSessions(vec![("s".into(), Millis(until))]);
     let join = |name| Change::Joined { session: "s".into(), party: party(PEER, name), until: Millis(5) };
