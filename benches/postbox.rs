@@ -41,7 +41,7 @@ const NAMES: [&str; 12] = [
     "baselines",
     "idle",
     "send",
-    "push",
+    "courier",
     "drain",
     "route",
     "latency",
@@ -60,8 +60,8 @@ struct Size {
     rounds: usize,
     /// How long a rate is measured, after a fifth of it to warm up.
     span: Duration,
-    /// Events pushed one at a time.
-    pushes: u64,
+    /// Events sent in batches.
+    couriered: u64,
     /// Events drained by Pull.
     drained: u64,
     /// Messages whose way is timed.
@@ -70,10 +70,16 @@ struct Size {
     parties: usize,
 }
 
-const FULL: Size =
-    Size { rounds: 3, span: Duration::from_secs(3), pushes: 10_000, drained: 1_000_000, timed: 2_000, parties: 2_000 };
+const FULL: Size = Size {
+    rounds: 3,
+    span: Duration::from_secs(3),
+    couriered: 300_000,
+    drained: 1_000_000,
+    timed: 2_000,
+    parties: 2_000,
+};
 const QUICK: Size =
-    Size { rounds: 1, span: Duration::from_millis(500), pushes: 1_000, drained: 50_000, timed: 200, parties: 200 };
+    Size { rounds: 1, span: Duration::from_millis(500), couriered: 20_000, drained: 50_000, timed: 200, parties: 200 };
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = env::args().skip(1).collect();
@@ -118,7 +124,7 @@ async fn run(arguments: &[String]) -> Result<(), Failure> {
             "baselines" => disk::baselines(&mut report, size).await?,
             "idle" => idle::run(&mut report, size).await?,
             "send" => send::run(&mut report, size).await?,
-            "push" => delivery::push(&mut report, size).await?,
+            "courier" => delivery::courier(&mut report, size).await?,
             "route" => parties::route(&mut report, size).await?,
             "latency" => parties::latency(&mut report, size).await?,
             "broadcast" => parties::broadcast(&mut report, size).await?,

@@ -13,6 +13,10 @@ pub struct Metrics {
     pub pushes: IntCounterVec,
     /// Pulls made, by `result`.
     pub pulls: IntCounterVec,
+    /// Streams of batches to other servers that ended, by `result`.
+    pub streams: IntCounterVec,
+    /// Events sent, again ones too, by `lane`: "push", "courier".
+    pub events_sent: IntCounterVec,
     /// Calls of other servers, by `method` and gRPC `code`.
     pub calls: IntCounterVec,
     /// Events stored for other servers.
@@ -79,6 +83,12 @@ impl Metrics {
         Self {
             pushes: labelled("pillarbox_postbox_push_total", "Pushes made, by result.", &["result"]),
             pulls: labelled("pillarbox_postbox_pull_total", "Pulls made, by result.", &["result"]),
+            streams: labelled(
+                "pillarbox_postbox_streams_total",
+                "Streams of batches to other servers that ended, by result.",
+                &["result"],
+            ),
+            events_sent: labelled("pillarbox_events_sent_total", "Events sent, by lane.", &["lane"]),
             calls: labelled(
                 "pillarbox_postbox_calls_total",
                 "Calls of other servers, by method and gRPC code.",

@@ -45,9 +45,10 @@ use tower::{Layer, Service, ServiceExt};
 
 /// Requests in flight when the node stops.
 const GRACE: Duration = Duration::from_secs(3);
-const SERVICES: [&str; 6] = [
+const SERVICES: [&str; 7] = [
     "protocol.sync.v1.PostboxService",
     "protocol.auth.v1.AuthService",
+    "pillarbox.federation.v1.Courier",
     "pillarbox.postbox.v1.Mailroom",
     "mpc.router.v1.MessageRouter",
     "chat.Chat",
@@ -336,19 +337,15 @@ async fn door(
         health.set_service_status(service, ServingStatus::Serving).await;
     }
     let reflection = || {
-        tonic_reflection::server::Builder::configure()
+        let builder = tonic_reflection::server::Builder::configure()
             .register_encoded_file_descriptor_set(DESCRIPTORS)
             .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
-            .with_service_name("grpc.health.v1.Health")
-            .with_service_name(SERVICES[0])
-            .with_service_name(SERVICES[1])
-            .with_service_name(SERVICES[2])
-            .with_service_name(SERVICES[3])
-            .with_service_name(SERVICES[4])
-            .with_service_name(SERVICES[5])
+            .with_service_name("grpc.health.v1.Health");
+        SERVICES.into_iter().fold(builder, |builder, service| builder.with_service_name(service))
     };
     let routes = Routes::new(federation.postbox_service())
         .add_service(federation.auth_service())
+        .add_service(federation.courier_service())
         .add_service(federation.mailroom_service(tokens.clone()))
         .add_service(relay.service(tokens.clone()))
         .add_service(relay.sessions_service(tokens.clone()))

@@ -3,6 +3,8 @@
 //!
 //! `SEEDS=n` runs more of them, `SEED=n` one with a readable trace.
 
+#[path = "sim/courier.rs"]
+mod courier;
 #[path = "sim/disk.rs"]
 mod disk;
 #[path = "sim/driver.rs"]

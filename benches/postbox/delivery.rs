@@ -1,11 +1,12 @@
-//! How fast events go from one node to another: pushed one at a time while
-//! both are up, and pulled by the page when one was away.
+//! How fast events go from one node to another: in batches while both are up, and
+//! pulled by the page when one was away.
 
 use crate::{
     Failure, Size, disk,
     echo::EchoProcess,
     idle::start,
-    load::{Backend, Shape},
+    load::{Backend, Shape, event},
+    parties::percentile,
     process::NodeProcess,
     report::{Aim, Figure, Report},
     usage::{cpu, memory},
@@ -22,22 +23,26 @@ async fn pair(a: &NodeProcess, b: &NodeProcess) -> Result<Backend, Failure> {
     Ok(backend)
 }
 
-/// One Push waits for the answer to the one before, and the answer for the
-/// disk: so no more than 1 / (one call + one commit) can be had.
-pub async fn push(report: &mut Report, size: Size) -> Result<(), Failure> {
-    let dirs = [crate::directory()?, crate::directory()?, crate::directory()?];
+/// Batches with a window: a queue that was held is let go, and both nodes put on disk
+/// what they say is there.
+pub async fn courier(report: &mut Report, size: Size) -> Result<(), Failure> {
+    courier_of(report, size, Shape::Added, "user added").await?;
+    courier_of(report, size, Shape::Rejected, "invite rejected").await?;
+    idle_latency(report, size).await
+}
+
+async fn courier_of(report: &mut Report, size: Size, shape: Shape, what: &str) -> Result<(), Failure> {
+    let dirs = [crate::directory()?, crate::directory()?];
     let (a, b) = (NodeProcess::start(dirs[0].path(), &[]), NodeProcess::start(dirs[1].path(), &[]));
-    let (backend, echo) = (pair(&a, &b).await?, EchoProcess::start().await?);
-    let store = Store::open(dirs[2].path()).await?;
+    let backend = pair(&a, &b).await?;
     let (mut values, mut limits, mut sender, mut receiver) = (vec![], vec![], vec![], vec![]);
     for round in 0..size.rounds as u64 {
-        let (call, commit) = (echo.calls(1, size.span).await?.calls, disk::store_commits(&store, size.span).await?);
-        limits.push(1.0 / (1.0 / call + 1.0 / commit));
+        limits.push(disk::rows_per_second(size.span).await?);
         a.ok(&["queue", "hold", &b.server_id]);
-        backend.fill(&b.server_id, Shape::Added, round * size.pushes..(round + 1) * size.pushes).await?;
+        backend.fill(&b.server_id, shape, round * size.couriered..(round + 1) * size.couriered).await?;
         a.ok(&["queue", "release", &b.server_id]);
         // The clock starts when the first are gone: the command took its time, too.
-        let first = backend.until(&b.server_id, "pushed to", |peer| peer.queued < size.pushes).await?;
+        let first = backend.until(&b.server_id, "sent to", |peer| peer.queued < size.couriered).await?;
         let (since, used) = (Instant::now(), [cpu(a.pid())?, cpu(b.pid())?]);
         backend.until(&b.server_id, "up to date", |peer| peer.queued == 0).await?;
         let count = first.queued as f64;
@@ -45,16 +50,51 @@ pub async fn push(report: &mut Report, size: Size) -> Result<(), Failure> {
         sender.push((cpu(a.pid())? - used[0]) * 1e6 / count);
         receiver.push((cpu(b.pid())? - used[1]) * 1e6 / count);
     }
-    store.close().await;
+    let memory = [memory(a.pid(), "VmHWM")?, memory(b.pid(), "VmHWM")?];
     report.add(
-        &Figure::new("Push, one at a time, A to B", "/s", values)
-            .beside("1 / (one echo + one commit)", limits)
-            .aim(Aim::Ratio(0.7)),
+        &Figure::new(format!("{what}: Courier, A to B"), "/s", values)
+            .beside("SQLite, rows at 1,024 a commit", limits)
+            .aim(Aim::AtLeast(100_000.0)),
     );
-    report.add(&Figure::new("Push: CPU of the sender", "µs", sender));
-    report.add(&Figure::new("Push: CPU of the receiver", "µs", receiver));
+    report.add(&Figure::new(format!("{what}: CPU of the sender"), "µs", sender));
+    report.add(&Figure::new(format!("{what}: CPU of the receiver"), "µs", receiver));
+    report.add(&Figure::new(format!("{what}: sender's most memory"), "MiB", vec![memory[0]]));
+    report.add(&Figure::new(format!("{what}: receiver's most memory"), "MiB", vec![memory[1]]));
     drop((a, b));
-    applied(dirs[1].path(), size.pushes * size.rounds as u64).await
+    applied(dirs[1].path(), size.couriered * size.rounds as u64).await
+}
+
+/// One event at a time, from the call that stores it at A until a reader of B's log has
+/// it: two commits, and the ways between. Its receipt is under way to A then.
+async fn idle_latency(report: &mut Report, size: Size) -> Result<(), Failure> {
+    let dirs = [crate::directory()?, crate::directory()?, crate::directory()?];
+    let (a, b) = (NodeProcess::start(dirs[0].path(), &[]), NodeProcess::start(dirs[1].path(), &[]));
+    let (backend, there, echo) = (pair(&a, &b).await?, Backend::of(&b).await?, EchoProcess::start().await?);
+    let mut log = there.receive().await?;
+    let (mut p50, mut p99, mut limits) = (vec![], vec![], vec![]);
+    for round in 0..size.rounds as u64 {
+        let (call, sync) = (echo.calls(1, size.span).await?.calls, disk::fdatasyncs(dirs[2].path(), size.span)?);
+        limits.push(1e6 * (1.0 / call + 2.0 / sync));
+        let mut times = vec![];
+        for number in 0..size.timed as u64 {
+            let since = Instant::now();
+            let event = event(Shape::Added, round * size.timed as u64 + number);
+            let (sent, received) = tokio::join!(backend.send(&b.server_id, vec![event]), log.message());
+            sent?;
+            received?.ok_or("the log of B ended")?;
+            times.push(since.elapsed().as_secs_f64() * 1e6);
+        }
+        p50.push(percentile(&mut times, 0.5));
+        p99.push(percentile(&mut times, 0.99));
+    }
+    let baseline = "two fdatasync + one echo";
+    report.add(
+        &Figure::new("one event to B's log, idle, p50", "µs", p50)
+            .beside(baseline, limits.clone())
+            .aim(Aim::RatioAtMost(3.0)),
+    );
+    report.add(&Figure::new("the same, p99", "µs", p99).beside(baseline, limits));
+    Ok(())
 }
 
 /// B was away while A's queue grew; it comes back and pulls all of it.

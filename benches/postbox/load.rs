@@ -9,7 +9,9 @@ use pillarbox::{
         link::Link,
     },
     proto::{
-        pillarbox::postbox::v1::{Peer, PeersRequest, SendRequest, mailroom_client::MailroomClient},
+        pillarbox::postbox::v1::{
+            Peer, PeersRequest, ReceiveRequest, Received, SendRequest, mailroom_client::MailroomClient,
+        },
         protocol::sync::v1::{
             Event,
             event::{Kind, UserAddedToGuild, UserRejectedInvite},
@@ -36,7 +38,7 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 use tonic::{
-    Request, Status,
+    Request, Status, Streaming,
     metadata::{Ascii, MetadataValue},
 };
 
@@ -180,6 +182,12 @@ impl Backend {
             ended??;
         }
         Ok(())
+    }
+
+    /// What the node's log takes from now on.
+    pub async fn receive(&self) -> Result<Streaming<Received>, Status> {
+        let request = self.request(ReceiveRequest { cursor: 0 });
+        self.mailroom.clone().receive(request).await.map(tonic::Response::into_inner)
     }
 
     pub async fn peer(&self, id: &str) -> Result<Peer, Failure> {

@@ -113,7 +113,7 @@ pub async fn route(report: &mut Report, size: Size) -> Result<(), Failure> {
     Ok(())
 }
 
-fn percentile(times: &mut [f64], part: f64) -> f64 {
+pub fn percentile(times: &mut [f64], part: f64) -> f64 {
     times.sort_by(f64::total_cmp);
     times[((times.len() - 1) as f64 * part) as usize]
 }

@@ -34,6 +34,8 @@ pub struct Config {
     pub queue_max_bytes: ByteSize,
     /// Peers that may come by `allow`; those that the operator added always may.
     pub max_peers: u32,
+    /// Batches of all peers that are being applied or wait for it, each up to 1 MiB or one event.
+    pub courier_batches: u32,
     /// How long a connection must live on after an answer before a peer that sends no state counts as having it.
     #[serde(with = "humantime_serde")]
     pub stock_settle: Duration,
@@ -58,6 +60,7 @@ impl Default for Config {
             queue_max_events: 1_000_000,
             queue_max_bytes: ByteSize::gib(1),
             max_peers: 10_000,
+            courier_batches: 64,
             stock_settle: Duration::from_secs(5),
             ca_file: PathBuf::new(),
             allow_private_addresses: false,
@@ -100,6 +103,7 @@ impl Config {
             return Err(Error::invalid(format!("federation.queue_max_bytes: {bytes} is not from 64KiB to 64TiB")));
         }
         within("max_peers", u64::from(self.max_peers), 1, 1_000_000)?;
+        within("courier_batches", u64::from(self.courier_batches), 1, 65_536)?;
         lasts("stock_settle", self.stock_settle, MILLI, MINUTE)
     }
 }

@@ -12,11 +12,13 @@
 mod port;
 mod pulls;
 mod schedule;
+mod session;
 
 pub use port::{Action, Arrival, Because, Call, Failure, Heard, Input, Kind, Saved, State};
 pub use schedule::Retry;
 
 use super::stream::Mark;
+use session::Session;
 use std::{collections::VecDeque, time::Instant};
 
 /// Answers to a stock peer that are not settled; the oldest is given up first.
@@ -55,6 +57,8 @@ pub struct Delivery {
     state: State,
     /// `settles` when the Push in flight was sent.
     push: Option<u64>,
+    /// The Push in flight is a session, and open.
+    session: Option<Session>,
     /// The Pull under way, or the next one, stands for a Push.
     pull_is_attempt: bool,
     unsaved: bool,
@@ -90,6 +94,7 @@ impl Delivery {
             newest: saved.newest,
             state: if queued { State::Queued } else { State::Live },
             push: None,
+            session: None,
             pull_is_attempt: false,
             unsaved: false,
             epoch_unsaved: false,
@@ -166,9 +171,13 @@ impl Delivery {
             }
             Input::Pushed { number, id, heard } => self.on_pushed(now, number, id, heard),
             Input::PushFailed(failure) => {
-                self.push = None;
+                (self.push, self.session) = (None, None);
                 self.on_attempt_failed(now, failure);
             }
+            Input::NoSession => self.push = None,
+            Input::Opened { heard } => self.on_opened(heard),
+            Input::Receipt { number, heard } => self.on_receipt(now, number, heard),
+            Input::Closed => self.on_closed(now),
             Input::Saved(mark) => self.on_saved(now, mark),
             Input::PullAsked { call, heard, waiting } => self.on_pull_asked(now, call, heard, waiting),
             Input::Offered { call, number, id, all } => self.on_offered(Offer { call, number, id, all }),
@@ -182,7 +191,7 @@ impl Delivery {
                     self.kind = kind;
                 }
             }
-            Input::Hold(held) => self.held = held,
+            Input::Hold(held) => self.on_hold(held),
             Input::RetryNow { push } => self.on_retry_now(now, push),
             Input::Tick => {}
         }
@@ -222,7 +231,9 @@ impl Delivery {
 
     /// Does whatever the present state calls for.
     fn advance(&mut self, now: Instant) {
-        if !self.has_rows() && !self.attempt_in_flight() && self.state != State::Live {
+        // A session may be idle: then nothing is on its way.
+        let idle = self.session.is_some() || !self.attempt_in_flight();
+        if !self.has_rows() && idle && self.state != State::Live {
             self.go_live();
         }
         let due = match self.state {
@@ -375,6 +386,7 @@ impl Delivery {
             self.settled = theirs;
             self.settles += 1;
             self.offers.clear();
+            self.drop_session();
             let because = Because::PeerRestored { from: theirs.number, through: ours.number };
             self.actions.push_back(Action::Save { mark: theirs, because });
         } else {
@@ -391,6 +403,7 @@ impl Delivery {
         self.settles += 1;
         self.epoch_unsaved = true;
         self.offers.clear();
+        self.drop_session();
         self.actions.push_back(Action::Save { mark: self.settled, because: Because::WeWereRestored });
     }
 

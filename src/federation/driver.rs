@@ -7,9 +7,11 @@
 
 mod inbound;
 mod outbound;
+mod session;
 
 use super::{
     Inner,
+    courier::{self, Arrived as Batch, Session},
     delivery::{Action, Because, Call, Delivery, Failure, Input, Kind, State},
     inbox::Row,
     peers::{Page, Peer, PullAsked, Sent},
@@ -25,6 +27,7 @@ use crate::{
 };
 use std::{
     collections::VecDeque,
+    mem,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -50,6 +53,10 @@ pub enum Command {
         row: Row,
         reply: oneshot::Sender<Result<Mark, Error>>,
     },
+    /// A verified batch.
+    Batch(Batch),
+    /// How far the peer's stream is applied.
+    Applied(oneshot::Sender<Mark>),
     /// A verified Pull.
     Pull {
         asked: PullAsked,
@@ -93,7 +100,12 @@ enum Finished {
 
 enum Then {
     AnswerPush(oneshot::Sender<Result<Mark, Error>>),
-    Pulled { state: Option<Mark>, rows: bool },
+    /// They were applied together.
+    AnswerBatches(Vec<inbound::Taken>),
+    Pulled {
+        state: Option<Mark>,
+        rows: bool,
+    },
 }
 
 struct Arrived {
@@ -131,6 +143,10 @@ pub struct Driver {
     saver: Saver,
     saving: bool,
     pushing: bool,
+    /// What the Push in flight has become, or may become.
+    session: Option<Session>,
+    /// The next Push is a plain one: the peer takes no batches.
+    no_session: bool,
     /// When the rows that wait to be forgotten are.
     forget_at: Option<Instant>,
     /// Rows after `ahead_of`, read but not settled.
@@ -146,6 +162,7 @@ pub struct Driver {
     answer: Option<PullAnswer>,
     deferred: Option<Arrived>,
     backlog: VecDeque<Arrived>,
+    batches: VecDeque<Batch>,
     asked: Option<(PullAsked, oneshot::Sender<Result<Page, Error>>)>,
     calls: Call,
     open_answers: Vec<OpenAnswer>,
@@ -177,6 +194,8 @@ impl Driver {
             saver,
             saving: false,
             pushing: false,
+            session: None,
+            no_session: false,
             forget_at: None,
             ahead: VecDeque::new(),
             ahead_of: 0,
@@ -188,6 +207,7 @@ impl Driver {
             answer: None,
             deferred: None,
             backlog: VecDeque::new(),
+            batches: VecDeque::new(),
             asked: None,
             calls: 0,
             open_answers: Vec::new(),
@@ -217,6 +237,7 @@ impl Driver {
                     self.give(Input::Stored { newest }).await;
                 }
                 Some(finished) = self.jobs.join_next() => self.on_joined(finished).await,
+                told = session::told(&mut self.session) => self.on_told(told).await,
                 () = sleep_until(deadline.unwrap_or_else(Instant::now).into()), if deadline.is_some() => {
                     self.give(Input::Tick).await;
                 }
@@ -231,6 +252,8 @@ impl Driver {
     async fn finish(&mut self) {
         self.stopping = true;
         self.commands.close();
+        self.batches.clear();
+        self.end_session();
         self.save_next();
         let farewell = tokio::time::sleep(FAREWELL);
         tokio::pin!(farewell);
@@ -240,8 +263,8 @@ impl Driver {
                     tracing::warn!(peer = %self.peer.server_id(), "stopped with a call in flight");
                     return;
                 }
+                told = session::told(&mut self.session) => self.on_told(told).await,
                 Some(finished) = self.jobs.join_next() => self.on_joined(finished).await,
-                else => return,
             }
         }
     }
@@ -251,7 +274,7 @@ impl Driver {
     fn unfinished(&self) -> bool {
         // A stock peer forgets what it hands over.
         let handed_over = self.pulling && self.machine.kind() != Kind::Ours && self.remote.is_connected();
-        self.pushing || self.saving || self.applying || handed_over
+        self.pushing || self.session.is_some() || self.saving || self.applying || handed_over
     }
 
     async fn on_command(&mut self, command: Command) {
@@ -263,6 +286,10 @@ impl Driver {
                 }
                 self.backlog.push_back(Arrived { row, reply });
                 self.work().await;
+            }
+            Command::Batch(batch) => self.on_batch(batch).await,
+            Command::Applied(reply) => {
+                let _ = reply.send(self.applied);
             }
             Command::Pull { asked, reply } => self.on_pull_asked(asked, reply).await,
             Command::Hold(held) => self.give(Input::Hold(held)).await,
@@ -363,7 +390,13 @@ impl Driver {
     async fn act(&mut self, action: Action) {
         match action {
             Action::Push { .. } | Action::Pull { .. } if self.stopping => {}
+            Action::Push { .. } if self.machine.kind() == Kind::Ours && !mem::take(&mut self.no_session) => {
+                self.open_session();
+            }
             Action::Push { after } => self.push(after).await,
+            Action::Deliver { after } => self.begin_session(after),
+            Action::EndSession => self.end_session(),
+            Action::DropSession => self.session = None,
             Action::Pull { waiting } => self.pull(waiting),
             Action::Answer { call, after } => self.answer_pull(call, after).await,
             Action::Forget { through } => {
@@ -440,6 +473,11 @@ impl Driver {
             tracing::debug!(peer = %self.peer.server_id(), error = error.text, "call failed");
         }
         self.peer.note_outbound(error.map(|error| error.text.as_str()));
+    }
+
+    /// It answered, and goes on.
+    fn called_well(&self) {
+        self.peer.note_outbound(None);
     }
 
     fn view(&self) -> View {

@@ -17,6 +17,8 @@ use tonic::metadata::MetadataMap;
 /// Who called, proven.
 pub struct Caller {
     pub peer: Arc<Peer>,
+    /// Of a bound token.
+    pub nonce: Option<Vec<u8>>,
 }
 
 /// Whether a server is let in.
@@ -66,17 +68,20 @@ impl Inner {
             Admission::Open => None,
         };
         claim.check_binding(Request { method: method.path(), body }, |id| self.is_own_id(id))?;
+        if method == Method::Deliver && !claim.is_bound() {
+            return Err(Error::Unauthenticated("the token of a stream must be bound to it".into()));
+        }
         let key = self.verify(&claim, known.as_ref(), address).await?;
         let peer = match known {
             Some(peer) => peer,
             None => self.registry.discover(claim.server_id.clone(), Some(key)).await?,
         };
-        if let (Some(nonce), Method::Pull | Method::NotifyNewId) = (claim.nonce(), method) {
+        if let (Some(nonce), Method::Pull | Method::NotifyNewId | Method::Deliver) = (claim.nonce(), method) {
             // A repeated Push is harmless by its number.
             peer.use_nonce(nonce, Instant::now())?;
         }
         peer.note_inbound(claim.is_bound());
-        Ok(Caller { peer })
+        Ok(Caller { peer, nonce: claim.nonce().map(<[u8]>::to_vec) })
     }
 
     /// A token that names the id a peer said it would have, signed by the key

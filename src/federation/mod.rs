@@ -5,6 +5,7 @@
 //! what its delivery machine says.
 
 mod config;
+mod courier;
 pub mod delivery;
 mod driver;
 mod gate;
@@ -23,6 +24,7 @@ mod rename;
 mod save;
 mod service;
 pub mod stream;
+pub mod window;
 mod wire;
 
 pub use config::Config;
@@ -97,6 +99,8 @@ struct Inner {
     registry: Registry,
     keys: Keys,
     failing_attempts: Semaphore,
+    /// For batches of all peers that are being applied or wait for it.
+    batches: Arc<Semaphore>,
     counting: Counting,
     before_rename: BeforeRename,
     letters: Takers,
@@ -119,7 +123,9 @@ impl Federation {
         let Parts { config, store, key, dialer, metrics, own_id, former_ids, before_rename, letters, stop } = parts;
         let (registry, mut owner) = Registry::new();
         let tasks = TaskTracker::new();
+        let batches = Arc::new(Semaphore::new(usize::try_from(config.courier_batches).unwrap_or(usize::MAX >> 3)));
         let inner = Arc::new(Inner {
+            batches,
             config,
             store,
             key,

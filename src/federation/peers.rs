@@ -28,6 +28,7 @@ use tokio::{
     sync::{mpsc, oneshot, watch},
     time::timeout,
 };
+use tokio_util::sync::CancellationToken;
 
 pub use crate::store::PeerTransport as Transport;
 
@@ -66,6 +67,10 @@ pub struct Peer {
     queued_events: AtomicU64,
     queued_bytes: AtomicU64,
     failing: AtomicBool,
+    /// It said, in this process's life, that it takes batches.
+    courier: AtomicBool,
+    /// Ends its stream of batches to us.
+    stream: Mutex<CancellationToken>,
     lists: Lists,
     health: Mutex<Health>,
     nonces: Mutex<Nonces>,
@@ -84,6 +89,8 @@ impl Peer {
             queued_events: AtomicU64::new(queued.0),
             queued_bytes: AtomicU64::new(queued.1),
             failing: AtomicBool::new(false),
+            courier: AtomicBool::new(false),
+            stream: Mutex::default(),
             lists: Lists::default(),
             health: Mutex::new(health),
             nonces: Mutex::default(),
@@ -100,7 +107,34 @@ impl Peer {
     }
 
     pub(super) fn set_row(&self, row: PeerRow) {
-        *self.row.write().unwrap_or_else(PoisonError::into_inner) = row;
+        let (key, removed) = (row.key.map(|key| key.key), row.removed);
+        let was = std::mem::replace(&mut *self.row.write().unwrap_or_else(PoisonError::into_inner), row);
+        if removed || key != was.key.map(|key| key.key) {
+            self.lock_stream().cancel();
+        }
+    }
+
+    // ----- its batches
+
+    pub(super) fn has_courier(&self) -> bool {
+        self.courier.load(Relaxed)
+    }
+
+    pub(super) fn set_courier(&self, takes_batches: bool) {
+        self.courier.store(takes_batches, Relaxed);
+    }
+
+    /// A stream of the peer begins, and the one before it ends: what is half dead
+    /// must not be in the way. Cancelled when this one is to end.
+    pub(super) fn begin_stream(&self) -> CancellationToken {
+        let mut stream = self.lock_stream();
+        stream.cancel();
+        *stream = CancellationToken::new();
+        stream.clone()
+    }
+
+    fn lock_stream(&self) -> MutexGuard<'_, CancellationToken> {
+        self.stream.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub fn server_id(&self) -> ServerId {

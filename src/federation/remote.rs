@@ -5,14 +5,14 @@
 //! never follows a redirect.
 
 use super::{
-    Inner,
+    Inner, courier,
     delivery::{Failure, Kind},
     parcels,
     peers::{Peer, Transport},
 };
 use crate::{
     error::Error,
-    identity::postbox_token::{self, Request},
+    identity::postbox_token::{self, Nonce, Request},
     net::{
         dial::{DialError, Target},
         grpc::Strict,
@@ -20,11 +20,14 @@ use crate::{
         link::Link,
         tls::Verified,
     },
-    proto::protocol::{
-        auth::v1::{KeyRequest, KeyResponse, auth_service_client::AuthServiceClient},
-        sync::v1::{NotifyNewIdRequest, postbox_service_client::PostboxServiceClient},
+    proto::{
+        pillarbox::federation::v1::{Batch, Receipt, courier_client::CourierClient},
+        protocol::{
+            auth::v1::{KeyRequest, KeyResponse, auth_service_client::AuthServiceClient},
+            sync::v1::{NotifyNewIdRequest, postbox_service_client::PostboxServiceClient},
+        },
     },
-    store::KeyOrigin,
+    store::{KeyOrigin, PeerKind},
     types::{PublicKey, ServerId, unix_seconds},
 };
 use bytes::Bytes;
@@ -33,7 +36,11 @@ use std::{
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
-use tokio::time::{Instant, timeout_at};
+use tokio::{
+    sync::mpsc,
+    time::{Instant, timeout_at},
+};
+use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Code, Status, metadata::MetadataValue};
 use tonic_types::StatusExt;
 
@@ -47,12 +54,14 @@ const ANSWER_MAX: usize = 64 << 20;
 /// What `KeyResponse.speaks` says of a server that knows positions and states.
 pub const SPEAKS: &str = "postbox/1";
 
-/// A method of `PostboxService`.
+/// A method of `PostboxService`, or of our own `Courier`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Method {
     Pull,
     Push,
     NotifyNewId,
+    /// A stream, opened by [`Remote::deliver`].
+    Deliver,
 }
 
 impl Method {
@@ -62,6 +71,7 @@ impl Method {
             Self::Pull => "/protocol.sync.v1.PostboxService/Pull",
             Self::Push => "/protocol.sync.v1.PostboxService/Push",
             Self::NotifyNewId => "/protocol.sync.v1.PostboxService/NotifyNewId",
+            Self::Deliver => "/pillarbox.federation.v1.Courier/Deliver",
         }
     }
 
@@ -70,6 +80,7 @@ impl Method {
             Self::Pull => "Pull",
             Self::Push => "Push",
             Self::NotifyNewId => "NotifyNewId",
+            Self::Deliver => "Deliver",
         }
     }
 }
@@ -116,6 +127,22 @@ struct Open {
     transport: Transport,
     /// What the operator, or `Key`, said of the peer when it was dialled.
     target: Target,
+}
+
+/// An open stream for batches.
+pub struct Stream {
+    /// The id of the peer when it was opened.
+    pub destination: ServerId,
+    pub nonce: Nonce,
+    pub batches: mpsc::Sender<Batch>,
+    pub receipts: tonic::Streaming<Receipt>,
+    /// The receipt that came before any batch.
+    pub first: Receipt,
+    target: Target,
+}
+
+fn header(token: String) -> MetadataValue<tonic::metadata::Ascii> {
+    MetadataValue::try_from(token).expect("base64 is a header value")
 }
 
 /// The way to one peer.
@@ -170,14 +197,63 @@ impl Remote {
         self.inner.registry.told(self.peer.row_id()).await.map_err(CallError::local)
     }
 
+    /// Opens a stream for batches. `None`: the peer takes none. The deadline covers
+    /// dialling and the first receipt.
+    pub async fn deliver(&self, deadline: Instant) -> Result<Option<Stream>, CallError> {
+        let open = self.connection(deadline).await?;
+        if open.transport == Transport::Hrpc || !open.link.is_h2() || !self.peer.has_courier() {
+            return Ok(None);
+        }
+        if let Some(known_as) = self.peer.row().known_as {
+            self.tell_new_id(&open, known_as).await?;
+        }
+        let (destination, nonce) = (self.peer.server_id(), postbox_token::fresh_nonce().map_err(CallError::local)?);
+        let opening = Request { method: Method::Deliver.path(), body: &[] };
+        let own = self.inner.own_id();
+        let token = postbox_token::mint_with(&self.inner.key, &own, &destination, opening, unix_seconds(), nonce);
+        // The window bounds what is under way: here only the next batch waits.
+        let (batches, outgoing) = mpsc::channel(1);
+        let mut request = tonic::Request::new(ReceiverStream::new(outgoing));
+        request.metadata_mut().insert("authorization", header(token));
+        let origin = open.link.origin();
+        let mut client = CourierClient::with_origin(Strict(open.link), origin);
+        let first = async {
+            let mut receipts = client.deliver(request).await?.into_inner();
+            let first = receipts.message().await?;
+            Ok::<_, Status>((first.ok_or_else(|| Status::unavailable("the stream ended before it began"))?, receipts))
+        };
+        match first.await {
+            Ok((first, receipts)) => {
+                Ok(Some(Stream { destination, nonce, batches, receipts, first, target: open.target }))
+            }
+            Err(status) if status.code() == Code::Unimplemented => {
+                self.peer.set_courier(false);
+                Ok(None)
+            }
+            Err(status) => Err(status.into()),
+        }
+    }
+
+    /// The peer is to be reached elsewhere than where this stream leads, or has to
+    /// hear of our new id before it gets anything more.
+    pub fn is_stale(&self, stream: &Stream) -> bool {
+        self.peer.target() != stream.target || self.peer.row().known_as.is_some()
+    }
+
+    /// The connection is in use.
+    pub fn touch(&self) {
+        if let Some((_, used)) = self.open.lock().unwrap_or_else(PoisonError::into_inner).as_mut() {
+            *used = Instant::now();
+        }
+    }
+
     async fn send(&self, open: Open, method: Method, body: Bytes, own: ServerId) -> Result<Bytes, CallError> {
         let destination = self.peer.server_id();
         let request = Request { method: method.path(), body: &body };
         let token = postbox_token::mint(&self.inner.key, &own, &destination, request, unix_seconds())
             .map_err(CallError::local)?;
         let mut request = tonic::Request::new(body);
-        let value = MetadataValue::try_from(token).expect("base64 is a header value");
-        request.metadata_mut().insert("authorization", value);
+        request.metadata_mut().insert("authorization", header(token));
         let origin = open.link.origin();
         let answer = match open.transport {
             Transport::Hrpc => {
@@ -236,6 +312,10 @@ impl Remote {
         let transport = match self.peer.transport() {
             // Why it fails may be that it speaks something else now.
             _ if self.peer.is_failing() => self.introduce(&link).await?,
+            // One of ours may speak more than when this process last heard, and says so.
+            Transport::Grpc if self.peer.row().kind == PeerKind::Pillarbox && !self.peer.has_courier() => {
+                self.introduce(&link).await?
+            }
             // HTTP/1.1 carries no gRPC.
             Transport::Grpc if link.is_h2() => Transport::Grpc,
             Transport::Hrpc => Transport::Hrpc,
@@ -268,6 +348,7 @@ impl Inner {
             Some(known) => known.key,
             None => told.key,
         };
+        peer.set_courier(told.courier);
         self.registry.learn(peer.row_id(), Introduction { key, ..told.clone() }).await.map_err(CallError::local)
     }
 }
@@ -288,6 +369,7 @@ where
         Method::Pull => client.pull(request).await?,
         Method::Push => client.push(request).await?,
         Method::NotifyNewId => client.notify_new_id(request).await?,
+        Method::Deliver => return Err(Status::internal("a stream is not opened by a call")),
     };
     Ok(answer.into_inner())
 }
@@ -301,6 +383,8 @@ pub struct Introduction {
     pub parcels: bool,
     /// It takes letters of chats.
     pub chat: bool,
+    /// It takes batches.
+    pub courier: bool,
     pub key: PublicKey,
     /// How the channel was verified: only then the key is worth something.
     pub verified: Verified,
@@ -335,7 +419,8 @@ fn introduction(link: &Link, transport: Transport, answer: KeyResponse) -> Resul
     // A parcel needs its place in the stream.
     let parcels = kind == Kind::Ours && speaks(parcels::SPEAKS);
     let chat = parcels && speaks(parcels::SPEAKS_CHAT);
-    Ok(Introduction { transport, kind, parcels, chat, key, verified: link.verified() })
+    let courier = kind == Kind::Ours && speaks(courier::SPEAKS);
+    Ok(Introduction { transport, kind, parcels, chat, courier, key, verified: link.verified() })
 }
 
 /// The way to a server that is no peer (yet).

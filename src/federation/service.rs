@@ -5,7 +5,7 @@
 //! the store.
 
 use super::{
-    Federation, Inner,
+    Federation, Inner, courier,
     driver::Command,
     inbox, parcels,
     peers::{Evidence, Peer, PullAsked},
@@ -31,7 +31,7 @@ use tonic::{Request, Response, Status};
 const PUSH_PATIENCE: Duration = Duration::from_secs(25);
 const PULL_PATIENCE: Duration = Duration::from_secs(9);
 /// The largest request: a parcel, its position and room for what we do not know.
-const REQUEST_MAX: usize = 5 << 20;
+pub(super) const REQUEST_MAX: usize = 5 << 20;
 
 /// The node's face towards other servers.
 #[derive(Clone)]
@@ -62,7 +62,7 @@ impl Service {
         let address = extensions.get::<Arc<Connection>>().map(|connection| connection.remote().ip());
         let evidence = match method {
             Method::Pull => extensions.get::<Answer>().map(Evidence::of),
-            Method::Push | Method::NotifyNewId => None,
+            Method::Push | Method::NotifyNewId | Method::Deliver => None,
         };
         let answer = match self.0.admit(method, &metadata, address, &body).await {
             Ok(caller) => act(caller.peer, body, evidence, address).await,
@@ -116,7 +116,7 @@ impl AuthService for Service {
     async fn key(&self, _: Request<KeyRequest>) -> Result<Response<KeyResponse>, Status> {
         Ok(Response::new(KeyResponse {
             key: Bytes::copy_from_slice(self.0.key.public().as_bytes()),
-            speaks: vec![SPEAKS.into(), parcels::SPEAKS.into(), parcels::SPEAKS_CHAT.into()],
+            speaks: vec![SPEAKS.into(), parcels::SPEAKS.into(), parcels::SPEAKS_CHAT.into(), courier::SPEAKS.into()],
             server_id: self.0.own_id().to_string(),
             former_ids: self.0.former_ids().iter().map(ToString::to_string).collect(),
         }))

@@ -16,7 +16,7 @@ use bytes::Bytes;
 use prost::Message;
 
 /// No clock gives a later one; beyond it nothing could ever be newer.
-const EPOCH_MAX: u64 = 1 << 62;
+pub(super) const EPOCH_MAX: u64 = 1 << 62;
 
 /// The answer to a Pull as it is taken.
 #[derive(Debug)]
@@ -39,7 +39,7 @@ impl From<Position> for ours::Position {
     }
 }
 
-fn mark(state: Option<ours::State>) -> Result<Option<Mark>, String> {
+pub(super) fn mark(state: Option<ours::State>) -> Result<Option<Mark>, String> {
     let Some(ours::State { epoch, mark: number, id }) = state else { return Ok(None) };
     if epoch > EPOCH_MAX {
         return Err("state.epoch lies beyond any clock".into());

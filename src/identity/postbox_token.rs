@@ -29,6 +29,9 @@ pub const TIME_WINDOW: u64 = 60;
 const HEADER_MAX: usize = 4096;
 const NONCE_LENGTH: usize = 16;
 
+/// What makes a token one of its kind.
+pub type Nonce = [u8; NONCE_LENGTH];
+
 const LENIENT: GeneralPurposeConfig =
     GeneralPurposeConfig::new().with_decode_padding_mode(DecodePaddingMode::Indifferent);
 const BASE64: GeneralPurpose = GeneralPurpose::new(&STANDARD_ALPHABET, LENIENT);
@@ -52,8 +55,24 @@ pub fn mint(
     request: Request,
     now: u64,
 ) -> Result<String, Error> {
+    Ok(mint_with(key, own, destination, request, now, fresh_nonce()?))
+}
+
+pub fn fresh_nonce() -> Result<Nonce, Error> {
     let mut nonce = [0; NONCE_LENGTH];
     getrandom::fill(&mut nonce).map_err(Error::internal)?;
+    Ok(nonce)
+}
+
+/// The same with a nonce that the caller needs, too; it must be a fresh one.
+pub fn mint_with(
+    key: &NodeKey,
+    own: &ServerId,
+    destination: &ServerId,
+    request: Request,
+    now: u64,
+    nonce: Nonce,
+) -> String {
     let data = AuthData {
         server_id: own.to_string(),
         time: now,
@@ -66,7 +85,7 @@ pub fn mint(
     }
     .encode_to_vec();
     let sig = Bytes::copy_from_slice(&key.sign_token_data(&data));
-    Ok(STANDARD.encode(Token { sig, data: data.into() }.encode_to_vec()))
+    STANDARD.encode(Token { sig, data: data.into() }.encode_to_vec())
 }
 
 /// A token that was read; nothing of it is proven yet.

@@ -15,16 +15,17 @@ use hyper_util::rt::{TokioExecutor, TokioIo};
 use pillarbox::{
     net::{certificate, link::Link, tls::ServerTls},
     proto::{
-        pillarbox::federation::v1::{Binding, State},
+        pillarbox::federation::v1::{Binding, Position, State},
         protocol::{
             auth::v1::KeyResponse,
             harmonytypes::v1::Token,
             sync::v1::{
-                AuthData, PullRequest, PullResponse, PushRequest, postbox_service_client::PostboxServiceClient,
+                AuthData, PullRequest, PullResponse, PushRequest, PushResponse,
+                postbox_service_client::PostboxServiceClient,
             },
         },
     },
-    types::{PublicKey, ServerId, unix_seconds},
+    types::{PublicKey, ServerId, signed_bytes, unix_seconds},
 };
 use prost::Message;
 use sha2::{Digest, Sha256};
@@ -45,6 +46,7 @@ use tonic_types::{ErrorDetails, StatusExt};
 
 pub const PUSH: &str = "/protocol.sync.v1.PostboxService/Push";
 pub const PULL: &str = "/protocol.sync.v1.PostboxService/Pull";
+pub const DELIVER: &str = "/pillarbox.federation.v1.Courier/Deliver";
 pub const NOTIFY: &str = "/protocol.sync.v1.PostboxService/NotifyNewId";
 
 /// How a call is answered.
@@ -85,6 +87,10 @@ struct Script {
     applied: Vec<Bytes>,
     attempts: Vec<Pushed>,
     key: Vec<u8>,
+    speaks: Vec<String>,
+    /// How far the node's stream was applied, if it speaks of that.
+    mark: State,
+    delivers: usize,
 }
 
 #[derive(Debug)]
@@ -168,6 +174,12 @@ impl Faulty {
         self.state.script.lock().unwrap().always = Some(reply);
     }
 
+    /// It says that it speaks these, and speaks of positions and states if they are
+    /// among them; a stream of batches it never takes.
+    pub fn speak(&self, what: &[&str]) {
+        self.state.script.lock().unwrap().speaks = what.iter().map(ToString::to_string).collect();
+    }
+
     /// What the next Pull takes.
     pub fn queue(&self, events: impl IntoIterator<Item = Bytes>) {
         self.state.script.lock().unwrap().queue.extend(events);
@@ -198,6 +210,11 @@ impl Faulty {
         self.state.script.lock().unwrap().attempts.len()
     }
 
+    /// Streams of batches that were asked for.
+    pub fn delivers(&self) -> usize {
+        self.state.script.lock().unwrap().delivers
+    }
+
     pub fn pulls(&self) -> u64 {
         self.state.pulls.load(SeqCst)
     }
@@ -220,6 +237,11 @@ impl Faulty {
         Token { sig, data: data.into() }.encode_to_vec()
     }
 
+    /// Signs bytes for a purpose of ours.
+    pub fn sign_for(&self, purpose: &str, bytes: &[u8]) -> Vec<u8> {
+        self.signing.sign(&signed_bytes(purpose, bytes)).to_bytes().to_vec()
+    }
+
     /// A token of the contract, made `ahead` seconds ahead of the clock.
     pub fn plain_at(&self, ahead: i64) -> String {
         let time = unix_seconds().saturating_add_signed(ahead);
@@ -234,6 +256,10 @@ impl Faulty {
     pub fn bound(&self, destination: &ServerId, method: &str, body: &[u8]) -> String {
         let mut nonce = [0; 16];
         getrandom::fill(&mut nonce).unwrap();
+        self.bound_with(destination, method, body, nonce)
+    }
+
+    pub fn bound_with(&self, destination: &ServerId, method: &str, body: &[u8], nonce: [u8; 16]) -> String {
         let binding = Binding {
             destination: destination.to_string(),
             method: method.into(),
@@ -331,6 +357,11 @@ async fn answer(state: Arc<Shared>, request: Request<Incoming>) -> Result<Respon
         *response.status_mut() = StatusCode::UNSUPPORTED_MEDIA_TYPE;
         return Ok(response);
     }
+    if head.uri.path() == DELIVER {
+        // The stream goes on until it is answered.
+        state.script.lock().unwrap().delivers += 1;
+        return Ok(Status::unimplemented("as the contract has it").into_http());
+    }
     let Ok(body) = body.collect().await else { return std::future::pending().await };
     let mut body = body.to_bytes();
     if !state.hrpc {
@@ -340,12 +371,15 @@ async fn answer(state: Arc<Shared>, request: Request<Incoming>) -> Result<Respon
     let (reply, message) = match head.uri.path() {
         "/protocol.auth.v1.AuthService/Key" => {
             state.keys.fetch_add(1, SeqCst);
-            let key = state.script.lock().unwrap().key.clone().into();
-            (Reply::Well, KeyResponse { key, ..KeyResponse::default() }.encode_to_vec())
+            let script = state.script.lock().unwrap();
+            let (key, speaks) = (script.key.clone().into(), script.speaks.clone());
+            (Reply::Well, KeyResponse { key, speaks, ..KeyResponse::default() }.encode_to_vec())
         }
         PUSH => {
             let authorization = head.headers.get("authorization").map(|value| value.to_str().unwrap().to_owned());
-            (state.pushed(authorization.unwrap_or_default(), body), vec![])
+            let reply = state.pushed(authorization.unwrap_or_default(), body);
+            let told = state.script.lock().unwrap().state();
+            (reply, PushResponse { state: told }.encode_to_vec())
         }
         PULL => {
             state.pulls.fetch_add(1, SeqCst);
@@ -355,7 +389,7 @@ async fn answer(state: Arc<Shared>, request: Request<Incoming>) -> Result<Respon
                 Reply::Well | Reply::Wait => std::mem::take(&mut script.queue),
                 _ => vec![],
             };
-            (reply, PullResponse { event_queue, ..PullResponse::default() }.encode_to_vec())
+            (reply, PullResponse { event_queue, state: script.state(), ..PullResponse::default() }.encode_to_vec())
         }
         _ => (Reply::Fail(Code::Unimplemented), vec![]),
     };
@@ -389,6 +423,12 @@ async fn answer(state: Arc<Shared>, request: Request<Incoming>) -> Result<Respon
     }
 }
 
+impl Script {
+    fn state(&self) -> Option<State> {
+        self.speaks.iter().any(|it| it == "postbox/1").then_some(self.mark)
+    }
+}
+
 impl Shared {
     fn pushed(&self, authorization: String, body: Bytes) -> Reply {
         let mut script = self.script.lock().unwrap();
@@ -396,6 +436,9 @@ impl Shared {
         if let Reply::Well | Reply::Wait | Reply::HangUp | Reply::Garbage = reply {
             let request = PushRequest::decode(body.clone()).unwrap();
             script.applied.push(request.event);
+            if let Some(Position { epoch, number, id, .. }) = request.position {
+                script.mark = State { epoch, mark: number, id };
+            }
         }
         script.attempts.push(Pushed { authorization, body });
         reply

@@ -37,7 +37,7 @@ async fn a_browser_asks_for_the_key_by_grpc_web() {
         let key = KeyResponse::decode(&body[5..5 + length]).unwrap();
         assert_eq!(key.key[..], node.key.as_bytes()[..]);
         assert_eq!(key.server_id, node.id.to_string());
-        assert_eq!(key.speaks, ["postbox/1", "parcels/1", "chat/1"]);
+        assert_eq!(key.speaks, ["postbox/1", "parcels/1", "chat/1", "courier/1"]);
         // The trailers are a frame of their own.
         let trailers = &body[5 + length..];
         assert_eq!(trailers[0], 0x80);
@@ -88,6 +88,7 @@ async fn reflection_lists_what_is_served_and_nothing_else() {
             "chat.Chat",
             "grpc.health.v1.Health",
             "mpc.router.v1.MessageRouter",
+            "pillarbox.federation.v1.Courier",
             "pillarbox.postbox.v1.Mailroom",
             "pillarbox.relay.v1.Sessions",
             "protocol.auth.v1.AuthService",
@@ -110,7 +111,7 @@ async fn metrics_are_prometheus_text_on_a_listener_of_their_own() {
     assert!(text.starts_with("HTTP/1.1 200") && text.contains("text/plain; version=0.0.4"), "{text}");
     for (name, value) in [
         ("pillarbox_events_stored_total", "3"),
-        ("pillarbox_postbox_push_total{result=\"ok\"}", "3"),
+        ("pillarbox_events_sent_total{lane=\"courier\"}", "3"),
         ("pillarbox_peers{state=\"well\"}", "1"),
         ("pillarbox_queued_events", "0"),
     ] {

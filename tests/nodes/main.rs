@@ -8,6 +8,7 @@ mod common;
 mod chat;
 mod chat_far;
 mod client;
+mod courier;
 mod crowd;
 mod doors;
 mod evidence;

@@ -203,7 +203,9 @@ impl Office {
         })
         .await
         .unwrap();
-        let routes = Routes::new(federation.postbox_service()).add_service(federation.auth_service());
+        let routes = Routes::new(federation.postbox_service())
+            .add_service(federation.auth_service())
+            .add_service(federation.courier_service());
         let door = routes
             .into_axum_router()
             .into_service()

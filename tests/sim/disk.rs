@@ -41,10 +41,12 @@ pub struct Disk {
     pub peers: Vec<PeerDisk>,
 }
 
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub enum Then {
     /// Answer this Push.
     Push { call: u64 },
+    /// Receipts for batches of these streams.
+    Batches { streams: Vec<u64> },
     /// Our Pull is done; the answer carried this state.
     Page { state: Option<Mark> },
 }
@@ -125,7 +127,7 @@ impl Disk {
             Change::Apply { was, .. } if *was != peer.mark => return Outcome::Guard,
             Change::Apply { mark, serials, then, .. } => {
                 peer.mark = *mark;
-                return Outcome::Applied { serials: serials.clone(), then: *then };
+                return Outcome::Applied { serials: serials.clone(), then: then.clone() };
             }
             Change::Forget(mark) => {
                 peer.rows.retain(|row| row.number > mark.number);

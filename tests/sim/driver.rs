@@ -29,9 +29,19 @@ impl World {
                 if self.is_stock(side.peer) && self.forgets_unwritten(side) {
                     self.oracle.break_rule(|| format!("{side:?} pushes while a settled row is not forgotten on disk"));
                 }
+                let plain = self.life_mut(side).is_some_and(|life| std::mem::take(&mut life.no_session));
+                if self.has_sessions(side) && !plain {
+                    if self.rng.chance(5) {
+                        return self.plan_in(1, Happening::NoSession { side, life: id });
+                    }
+                    return self.open_session(side);
+                }
                 let wait = self.rng.between(0, 20);
                 self.plan_in(wait, Happening::ReadRow { side, life: id, after });
             }
+            Action::Deliver { after } => self.begin_session(side, after),
+            Action::EndSession => self.end_session(side),
+            Action::DropSession => self.drop_session(side),
             Action::Pull { waiting } => {
                 let state = Some(self.mark(side));
                 let call = self.call(side, Request::Pull { state, waiting });
@@ -119,7 +129,14 @@ impl World {
         }
     }
 
-    fn heard(&self, side: Side, mark: Mark) -> Heard {
+    pub fn on_no_session(&mut self, side: Side, id: u32) {
+        let Some(life) = self.same_life(side, id) else { return };
+        life.no_session = true;
+        self.oracle.see(Sight::NoSession);
+        self.feed(side, Input::NoSession);
+    }
+
+    pub fn heard(&self, side: Side, mark: Mark) -> Heard {
         self.nodes[side.node].disk.peers[side.peer].heard(mark)
     }
 
@@ -214,7 +231,13 @@ impl World {
     pub fn take_up(&mut self, side: Side) {
         loop {
             let Some(life) = self.life_mut(side).filter(|life| !life.busy) else { return };
-            let Some(next) = life.inbox.pop_front() else { return };
+            let Some(next) = life.inbox.pop_front() else {
+                let pulling = life.machine.next_pull().is_none();
+                if pulling || life.batches.is_empty() || !self.take_batches(side) {
+                    return;
+                }
+                continue;
+            };
             match next {
                 Arrived::Push(push) => match life.machine.push_arrived() {
                     Arrival::Apply => self.apply_push(side, push),
@@ -247,7 +270,7 @@ impl World {
     }
 
     /// Judges rows and has the store apply what holds; false: nothing did.
-    fn apply(&mut self, side: Side, rows: &[(Position, Serial)], then: Then) -> bool {
+    pub fn apply(&mut self, side: Side, rows: &[(Position, Serial)], then: Then) -> bool {
         let was = self.mark(side);
         let positions: Vec<Position> = rows.iter().map(|&(position, _)| position).collect();
         let (skip, take, mark) = match judge(was, &positions) {

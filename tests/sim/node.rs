@@ -2,6 +2,7 @@
 //! memory of each peer while it lives.
 
 use super::{
+    courier::{InBatch, Inflow, Session},
     disk::{Change, Disk, Op, Outcome, Serial, Then},
     oracle::Sight,
     rng::Rng,
@@ -41,6 +42,12 @@ pub struct Life {
     /// What came from the peer, one thing at a time.
     pub inbox: VecDeque<Arrived>,
     pub busy: bool,
+    /// Batches wait for all else, and for a Pull under way.
+    pub batches: VecDeque<InBatch>,
+    pub inflow: Option<Inflow>,
+    pub session: Option<Session>,
+    /// The next Push is a plain one.
+    pub no_session: bool,
     pub waiting: Option<InPush>,
     kind_saved: Kind,
     /// Pages given since it was Queued.
@@ -144,6 +151,10 @@ impl World {
             asked: Vec::new(),
             inbox: VecDeque::new(),
             busy: false,
+            batches: VecDeque::new(),
+            inflow: None,
+            session: None,
+            no_session: false,
             waiting: None,
             kind_saved: saved.kind,
             pages: 0,
@@ -178,6 +189,7 @@ impl World {
         let it = &mut self.nodes[node];
         (it.up, it.committing, it.dies_next) = (false, false, false);
         it.lives.iter_mut().for_each(|life| *life = None);
+        self.kill_streams_of(node);
     }
 
     // ----- the store
@@ -258,6 +270,7 @@ impl World {
             Outcome::Stored { number, serial } => {
                 self.oracle.event(serial).acknowledged = Some(self.now);
                 self.feed(side, Input::Stored { newest: number });
+                self.wake_session(side);
             }
             Outcome::Added => self.be_born(side),
             _ if self.same_life(side, life).is_none() => {}
@@ -269,6 +282,7 @@ impl World {
                 }
                 match then {
                     Then::Push { call } => self.push_taken(side, call),
+                    Then::Batches { streams } => self.batches_taken(side, &streams),
                     Then::Page { state } => self.page_taken(side, state, true),
                 }
                 self.take_up(side);

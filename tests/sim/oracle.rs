@@ -41,10 +41,20 @@ pub enum Sight {
     PushTimedOut,
     PullTimedOut,
     RefusedByPeer,
+    Batch,
+    WindowUsed,
+    PartialReceipt,
+    GrantUsedUp,
+    BatchWaited,
+    StreamDied,
+    SessionEnded,
+    SessionToldToEnd,
+    SessionDropped,
+    NoSession,
 }
 
 impl Sight {
-    pub const ALL: [Self; 35] = [
+    pub const ALL: [Self; 45] = [
         Self::Crash,
         Self::CrashMidAction,
         Self::CommittedUnheard,
@@ -80,6 +90,16 @@ impl Sight {
         Self::PushTimedOut,
         Self::PullTimedOut,
         Self::RefusedByPeer,
+        Self::Batch,
+        Self::WindowUsed,
+        Self::PartialReceipt,
+        Self::GrantUsedUp,
+        Self::BatchWaited,
+        Self::StreamDied,
+        Self::SessionEnded,
+        Self::SessionToldToEnd,
+        Self::SessionDropped,
+        Self::NoSession,
     ];
 }
 

@@ -2,6 +2,7 @@
 //! run from the first fault to the last check.
 
 use super::{
+    courier::{Message, Streams},
     disk::Serial,
     faults::Fault,
     node::Node,
@@ -93,6 +94,29 @@ pub enum Happening {
         side: Side,
         life: u32,
     },
+    Stream {
+        stream: u64,
+        /// A receipt.
+        back: bool,
+        message: Message,
+    },
+    /// The sender of a dead stream hears of it.
+    Reset {
+        stream: u64,
+    },
+    /// The peer takes no batches.
+    NoSession {
+        side: Side,
+        life: u32,
+    },
+    ReadBatch {
+        side: Side,
+        stream: u64,
+    },
+    SessionDue {
+        side: Side,
+        stream: u64,
+    },
     Evidence {
         side: Side,
         life: u32,
@@ -138,6 +162,7 @@ pub struct World {
     pub nodes: Vec<Node>,
     pub stock: Option<Stock>,
     links: Vec<Link>,
+    pub streams: Streams,
     /// Of a hundred messages.
     pub loss: u64,
     pub duplicates: u64,
@@ -193,6 +218,7 @@ impl World {
             nodes: (0..ours).map(|_| Node::new(all, &mut rng)).collect(),
             stock,
             links: vec![Link::default(); all * all],
+            streams: Streams::default(),
             loss: 0,
             duplicates: 0,
             delay: rng.between(2, 100),
@@ -202,6 +228,7 @@ impl World {
             trace,
             rng,
         };
+        world.plan_lanes(seed);
         world.plan();
         for node in 0..ours {
             world.boot(node);
@@ -277,6 +304,11 @@ impl World {
                 self.on_page_read(side, life, answer, call, after);
             }
             Happening::Timer { side, life } => self.on_timer(side, life),
+            Happening::Stream { stream, back, message } => self.on_stream(stream, back, message),
+            Happening::Reset { stream } => self.on_reset(stream),
+            Happening::NoSession { side, life } => self.on_no_session(side, life),
+            Happening::ReadBatch { side, stream } => self.on_batch_read(side, stream),
+            Happening::SessionDue { side, stream } => self.on_session_due(side, stream),
             Happening::Evidence { side, life, answer, arrived } => self.on_evidence(side, life, answer, arrived),
             Happening::StockTimer { node } => self.on_stock_timer(node),
             Happening::Client { from, to, events } => self.on_client(from, to, events),
@@ -288,7 +320,7 @@ impl World {
     // ----- the network
 
     /// How long a message is under way; `None`: it is lost.
-    fn way(&mut self, from: usize, to: usize) -> Option<Ms> {
+    pub fn way(&mut self, from: usize, to: usize) -> Option<Ms> {
         let link = *self.link(from, to);
         if link.cut.is_some() {
             return None;
@@ -305,10 +337,14 @@ impl World {
         Some(wait)
     }
 
-    pub fn send_request(&mut self, from: usize, to: usize, call: u64, request: Request) {
+    pub fn count_request(&mut self) {
         if self.now >= CALM {
             self.calm_requests += 1;
         }
+    }
+
+    pub fn send_request(&mut self, from: usize, to: usize, call: u64, request: Request) {
+        self.count_request();
         match self.link(from, to).cut {
             Some(Cut::Refusing) => {
                 self.oracle.see(Sight::CutRefusing);

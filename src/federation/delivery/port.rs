@@ -69,7 +69,23 @@ pub enum Input {
         id: u64,
         heard: Option<Heard>,
     },
+    /// The Push failed, or the session it had become.
     PushFailed(Failure),
+    /// The Push cannot be a session and was not made; the next one is to be.
+    NoSession,
+    /// The Push became a session: batches go out while it lasts. `heard`: what
+    /// the peer said when it opened.
+    Opened {
+        heard: Heard,
+    },
+    /// The peer's receipt for batches of the session, the last of which ended
+    /// with this row.
+    Receipt {
+        number: u64,
+        heard: Heard,
+    },
+    /// The session ended in good order with nothing in flight.
+    Closed,
     /// A Forget or an epoch is on disk.
     Saved(Mark),
     /// The peer asks for what waits. `waiting`: rows wait for us there.
@@ -115,8 +131,16 @@ pub enum Input {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Action {
     /// Send the first row after this mark; report `Pushed`, `PushFailed`, or
-    /// `Empty` if there is none.
+    /// `Empty` if there is none. Or open a session and report `Opened`.
     Push { after: Mark },
+    /// Send batches in the session, the first one after this mark, and those
+    /// of rows that are stored meanwhile; report each `Receipt`, and `Closed` or
+    /// `PushFailed` when it has ended.
+    Deliver { after: Mark },
+    /// Send no further batch; report the receipts that are due, then `Closed`.
+    EndSession,
+    /// The session is void: let go of it and report nothing more of it.
+    DropSession,
     /// Pull the peer; `waiting`: say that rows wait for it. Report `Pulled` or
     /// `PullFailed`.
     Pull { waiting: bool },

@@ -457,6 +457,175 @@ fn pulls_of_a_failing_peer_back_off_and_a_call_of_it_resets() {
     assert_eq!(bench.give(Input::PushTaken), [Action::Pull { waiting: false }]);
 }
 
+// ----- sessions
+
+fn receipt(number: u64) -> Input {
+    Input::Receipt { number, heard: heard(number) }
+}
+
+fn deliver(after: u64) -> Action {
+    Action::Deliver { after: at(after) }
+}
+
+/// A session with rows through 9, of which none is settled.
+fn in_session() -> Bench {
+    let mut bench = Bench::ours();
+    assert_eq!(bench.give(Input::Stored { newest: 9 }), [push(0)]);
+    assert_eq!(bench.give(Input::Opened { heard: heard(0) }), [deliver(0)]);
+    bench
+}
+
+#[test]
+fn a_session_is_one_attempt_and_its_receipts_settle() {
+    let mut bench = in_session();
+    assert_eq!(bench.give(receipt(3)), [forget(3)]);
+    assert_eq!(bench.give(Input::Stored { newest: 12 }), [], "the session is told elsewhere");
+    // One that covers part of what its batch had.
+    assert_eq!(bench.give(Input::Receipt { number: 9, heard: heard(7) }), [forget(7)]);
+    assert_eq!(bench.give(receipt(12)), [forget(12)]);
+    assert!(bench.machine.push_in_flight(), "idle, and still the attempt");
+    assert_eq!(bench.give(Input::Closed), []);
+    assert_eq!(bench.give(Input::Stored { newest: 13 }), [push(12)]);
+}
+
+#[test]
+fn a_session_that_fails_after_receipts_is_tried_again_at_once_from_the_mark() {
+    let mut bench = in_session();
+    bench.give(receipt(3));
+    assert_eq!(bench.fail(), [push(3)]);
+    assert_eq!(bench.machine.state(), State::Retrying { failed: 1, at: bench.now });
+    // That it opens proves nothing yet.
+    assert_eq!(bench.give(Input::Opened { heard: heard(3) }), [deliver(3)]);
+    assert!(matches!(bench.machine.state(), State::Retrying { failed: 1, .. }));
+    bench.give(receipt(9));
+    assert_eq!(bench.machine.state(), State::Live);
+}
+
+#[test]
+fn what_the_opening_tells_is_settled_before_anything_is_sent() {
+    let mut bench = Bench::ours();
+    bench.give(Input::Stored { newest: 9 });
+    assert_eq!(bench.give(Input::Opened { heard: heard(4) }), [forget(4), deliver(4)]);
+}
+
+#[test]
+fn an_opening_that_shows_a_restored_peer_goes_on_from_its_mark() {
+    let mut bench = in_session();
+    bench.give(receipt(5));
+    bench.give(Input::Closed);
+    let because = Because::PeerRestored { from: 3, through: 5 };
+    let opened = bench.give(Input::Opened { heard: heard(3) });
+    assert_eq!(opened, [Action::Save { mark: at(3), because }, deliver(3)]);
+}
+
+#[test]
+fn an_opening_that_shows_that_we_were_restored_sends_nothing_before_the_new_epoch_is_on_disk() {
+    let mut bench = Bench::ours();
+    bench.give(Input::Stored { newest: 9 });
+    let unknown = Heard { mark: at(50), id_here: None };
+    let mark = Mark { epoch: EPOCH + 1, number: 0, id: 0 };
+    let save = Action::Save { mark, because: Because::WeWereRestored };
+    assert_eq!(bench.give(Input::Opened { heard: unknown }), [save, Action::DropSession]);
+    assert_eq!(bench.give(Input::Saved(mark)), [Action::Push { after: mark }]);
+}
+
+#[test]
+fn a_session_is_void_when_a_pull_shows_that_the_peer_was_restored() {
+    let mut bench = in_session();
+    bench.give(receipt(5));
+    assert_eq!(bench.wait(Duration::from_secs(70)), [Action::Pull { waiting: false }]);
+    let because = Because::PeerRestored { from: 2, through: 5 };
+    let pulled = bench.give(Input::Pulled { heard: Some(heard(2)), rows: false });
+    assert_eq!(pulled, [Action::DropSession, Action::Save { mark: at(2), because }, push(2)]);
+    assert_eq!(bench.give(receipt(9)), [], "of the one that is void");
+}
+
+#[test]
+fn a_receipt_that_brings_nothing_fails_the_session() {
+    let mut bench = in_session();
+    assert_eq!(bench.give(Input::Receipt { number: 3, heard: heard(0) }), [Action::DropSession, push(0)]);
+    assert!(matches!(bench.machine.state(), State::Retrying { failed: 1, .. }));
+}
+
+#[test]
+fn a_receipt_that_a_pull_of_the_peer_overtook_is_well() {
+    let mut bench = in_session();
+    bench.give(pull_asked(6, false));
+    assert_eq!(bench.machine.settled(), at(6));
+    assert_eq!(bench.give(receipt(3)), []);
+    assert_eq!(bench.give(receipt(9)), [forget(9)]);
+}
+
+#[test]
+fn a_pull_of_the_peer_during_a_session_is_answered_empty_and_queues_nothing() {
+    let mut bench = in_session();
+    assert_eq!(bench.give(pull_asked(0, false)), [Action::Answer { call: 0, after: None }]);
+    bench.give(receipt(3));
+    bench.fail();
+    bench.give(Input::Opened { heard: heard(3) });
+    assert_eq!(bench.give(pull_asked(3, false)), [Action::Answer { call: 3, after: None }]);
+    assert!(matches!(bench.machine.state(), State::Retrying { .. }), "an attempt is in flight");
+}
+
+#[test]
+fn a_session_that_closes_without_having_brought_anything_counts_as_a_failure() {
+    let mut bench = in_session();
+    for failed in 1..=5 {
+        bench.give(Input::Closed);
+        assert!(matches!(bench.machine.state(), State::Retrying { failed: f, .. } if f == failed));
+        while !bench.machine.push_in_flight() {
+            for action in bench.next() {
+                if matches!(action, Action::Pull { .. }) {
+                    bench.give(Input::Pulled { heard: Some(heard(0)), rows: false });
+                }
+            }
+        }
+        bench.give(Input::Opened { heard: heard(0) });
+    }
+    bench.give(Input::Closed);
+    assert_eq!(bench.machine.state(), State::Queued);
+}
+
+#[test]
+fn a_refusal_in_a_session_queues_and_nothing_is_sent_until_the_queue_was_pulled() {
+    let mut bench = in_session();
+    bench.give(receipt(3));
+    assert_eq!(bench.give(Input::PushFailed(Failure::Refused)), [Action::SaveQueued(true)]);
+    assert_eq!(bench.give(Input::Stored { newest: 12 }), []);
+}
+
+#[test]
+fn holding_ends_a_session_and_releasing_opens_another() {
+    let mut bench = in_session();
+    assert_eq!(bench.give(Input::Hold(true)), [Action::EndSession]);
+    assert_eq!(bench.give(Input::Hold(true)), [], "told once");
+    assert_eq!(bench.give(receipt(3)), [forget(3)]);
+    assert_eq!(bench.give(Input::Closed), []);
+    assert_eq!(bench.give(Input::Hold(false)), [push(3)]);
+    // Held while it opens.
+    bench.give(Input::Hold(true));
+    assert_eq!(bench.give(Input::Opened { heard: heard(3) }), [Action::DropSession]);
+    assert_eq!(bench.give(Input::Hold(false)), [push(3)]);
+}
+
+#[test]
+fn a_push_that_cannot_be_a_session_is_made_at_once_and_counts_as_no_attempt() {
+    let mut bench = Bench::ours();
+    assert_eq!(bench.give(Input::Stored { newest: 9 }), [push(0)]);
+    assert_eq!(bench.give(Input::NoSession), [push(0)]);
+    assert_eq!(bench.machine.state(), State::Live);
+}
+
+#[test]
+fn a_session_whose_rows_are_dropped_is_live() {
+    let mut bench = in_session();
+    bench.fail();
+    bench.give(Input::Opened { heard: heard(0) });
+    bench.give(Input::Dropped { newest: 0 });
+    assert_eq!(bench.machine.state(), State::Live);
+    assert_eq!(bench.give(Input::Closed), []);
+}
+
 #[derive(Debug, Clone)]
 enum Operation {
     Wait(u16),
@@ -466,6 +635,10 @@ enum Operation {
     PushBare,
     PushFail(bool),
     PushEmpty,
+    NoSession,
+    Open(u8),
+    Receipt { rows: u8, told: u8 },
+    Close,
     AskPull { stock: bool, behind: u8, waiting: bool, all: bool },
     Settle,
     Break,
@@ -500,6 +673,10 @@ fn operation() -> impl Strategy<Value = Operation> {
         (any::<bool>(), any::<bool>(), any::<u8>()).prop_map(|(stock, rows, mark)| PullWell { stock, rows, mark }),
         Just(PullFail),
         Just(Saved),
+        Just(NoSession),
+        any::<u8>().prop_map(Open),
+        (any::<u8>(), any::<u8>()).prop_map(|(rows, told)| Receipt { rows, told }),
+        Just(Close),
         Just(Arrive),
         Just(Taken),
         any::<bool>().prop_map(Hold),
@@ -516,7 +693,7 @@ proptest! {
         let mut newest = 0;
         let mut call = 1000;
         let mut to_save = None;
-        let mut pushing = false;
+        let (mut pushing, mut in_session) = (false, false);
         for operation in operations {
             let settled = bench.machine.settled();
             let next = settled.number + 1;
@@ -539,6 +716,12 @@ proptest! {
                 Operation::PushFail(true) => Input::PushFailed(Failure::Refused),
                 Operation::PushFail(false) => Input::PushFailed(Failure::Transient { retry_after: None }),
                 Operation::PushEmpty => Input::Empty,
+                Operation::NoSession => Input::NoSession,
+                Operation::Open(mark) => Input::Opened { heard: known(mark.into()) },
+                Operation::Receipt { rows, told } => {
+                    Input::Receipt { number: settled.number + u64::from(rows), heard: known(settled.number + u64::from(told)) }
+                }
+                Operation::Close => Input::Closed,
                 Operation::AskPull { stock, behind, waiting, all } => {
                     call += 1;
                     let heard = (!stock).then(|| known(settled.number.saturating_sub(behind.into())));
@@ -563,11 +746,20 @@ proptest! {
                 Operation::Hold(held) => Input::Hold(held),
                 Operation::Retry(push) => Input::RetryNow { push },
             };
-            if matches!(input, Input::Pushed { .. } | Input::PushFailed(_) | Input::Empty) {
-                if !pushing {
-                    continue; // an answer to nothing
+            match input {
+                // An answer to nothing, or to something else.
+                Input::Receipt { .. } | Input::Closed if !in_session => continue,
+                Input::Pushed { .. } | Input::Empty | Input::NoSession | Input::Opened { .. }
+                    if in_session || !pushing =>
+                {
+                    continue;
                 }
-                pushing = false;
+                Input::PushFailed(_) if !pushing => continue,
+                Input::Receipt { .. } | Input::Opened { .. } => {}
+                Input::Pushed { .. } | Input::PushFailed(_) | Input::Empty | Input::NoSession | Input::Closed => {
+                    (pushing, in_session) = (false, false);
+                }
+                _ => {}
             }
             bench.machine.handle(bench.now, input);
             let mut queued_now = bench.machine.state() == State::Queued;
@@ -581,7 +773,16 @@ proptest! {
                     }
                     Action::Forget { through: mark } | Action::Save { mark, .. } => to_save = Some(mark),
                     Action::SaveQueued(queued) => queued_now = queued && bench.machine.state() == State::Queued,
-                    Action::Pull { .. } | Action::Answer { .. } => {}
+                    Action::Deliver { after } => {
+                        prop_assert!(pushing && !bench.machine.held() && !bench.machine.epoch_unsaved);
+                        prop_assert_eq!(after, bench.machine.settled());
+                        in_session = true;
+                    }
+                    Action::DropSession => {
+                        prop_assert!(pushing);
+                        (pushing, in_session) = (false, false);
+                    }
+                    Action::Pull { .. } | Action::Answer { .. } | Action::EndSession => {}
                 }
             }
             let pulling = bench.machine.next_pull().is_none();

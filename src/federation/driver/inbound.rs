@@ -4,25 +4,41 @@
 //! One thing is applied at a time, in the order it came; effect and mark are
 //! one transaction.
 
-use super::{Driver, Finished, Then};
+use super::{Batch, Driver, Finished, Then};
 use crate::{
     error::Error,
     federation::{
         Inner,
+        courier::{Line, Reply, Turned},
         delivery::{Arrival, Failure, Input},
         inbox::{self, Row},
         parcels::{Opening, Outcome, Queued},
         peers::Peer,
         remote::{CallError, Method},
         save::Pause,
-        stream::Mark,
+        stream::{Mark, Position},
+        window::{self, WINDOW},
         wire,
     },
     types::Millis,
 };
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
+use tokio::sync::OwnedSemaphorePermit;
 
 const PULL_PATIENCE: Duration = Duration::from_secs(10);
+/// Batches that wait for the one being applied: those of a stream, and of one
+/// before it that broke.
+const BATCHES_MAX: usize = 2 * WINDOW as usize;
+/// Rows and bytes of batches that are applied together, beside the first one.
+const TOGETHER_ROWS: usize = 4_096;
+const TOGETHER_BYTES: usize = 1 << 20;
+
+/// A batch that is being applied.
+pub struct Taken {
+    reply: Reply,
+    line: Arc<Line>,
+    _place: OwnedSemaphorePermit,
+}
 
 impl Driver {
     pub(super) fn pull(&mut self, waiting: bool) {
@@ -54,7 +70,13 @@ impl Driver {
                 self.apply(vec![push.row], Then::AnswerPush(push.reply));
                 continue;
             }
-            let Some(push) = self.backlog.pop_front() else { return };
+            let Some(push) = self.backlog.pop_front() else {
+                // Those of a stream wait for a Pull under way as one Push does.
+                if self.pulling || !self.take_batches() {
+                    return;
+                }
+                continue;
+            };
             match self.machine.push_arrived() {
                 Arrival::Apply => self.apply(vec![push.row], Then::AnswerPush(push.reply)),
                 Arrival::Wait => self.deferred = Some(push),
@@ -64,6 +86,60 @@ impl Driver {
                 }
             }
         }
+    }
+
+    pub(super) async fn on_batch(&mut self, batch: Batch) {
+        if self.batches.len() >= BATCHES_MAX {
+            let error = Error::unavailable("too many batches at once");
+            batch.line.set_broken();
+            let _ = batch.reply.send(Err(Turned { state: None, error }));
+            return;
+        }
+        self.batches.push_back(batch);
+        self.work().await;
+    }
+
+    /// Takes up what waits, several batches as one; false: there is none. A batch
+    /// that is not to be taken breaks its stream.
+    fn take_batches(&mut self) -> bool {
+        let Some(mut batch) = self.batches.pop_front() else { return false };
+        let (mut rows, mut taken, mut bytes, mut mark) = (vec![], vec![], 0, self.applied);
+        loop {
+            let judged = match batch.line.is_broken() {
+                true => Err(None),
+                false => window::take(mark, batch.cargo.after, &positions(&batch.cargo.rows)).map_err(Some),
+            };
+            match judged {
+                Ok(reached) => {
+                    mark = reached;
+                    bytes += batch.cargo.rows.iter().map(|row| row.body.len()).sum::<usize>();
+                    rows.append(&mut batch.cargo.rows);
+                    taken.push(Taken { reply: batch.reply, line: batch.line, _place: batch.place });
+                }
+                // What goes before it must be applied first: it tells the state.
+                Err(Some(_)) if !taken.is_empty() => {
+                    self.batches.push_front(batch);
+                    break;
+                }
+                Err(refusal) => {
+                    batch.line.set_broken();
+                    let text = refusal.map_or("a batch before it was not taken", window::Refusal::text);
+                    let error = Error::Precondition(text.to_owned());
+                    let _ = batch.reply.send(Err(Turned { state: Some(mark), error }));
+                }
+            }
+            if rows.len() >= TOGETHER_ROWS || bytes >= TOGETHER_BYTES {
+                break;
+            }
+            match self.batches.pop_front() {
+                Some(next) => batch = next,
+                None => break,
+            }
+        }
+        if !taken.is_empty() {
+            self.apply(rows, Then::AnswerBatches(taken));
+        }
+        true
     }
 
     pub(super) fn apply(&mut self, rows: Vec<Row>, then: Then) {
@@ -85,6 +161,19 @@ impl Driver {
                 let _ = reply.send(result.map(|()| mark));
                 self.give(Input::PushTaken).await;
             }
+            Then::AnswerBatches(taken) => {
+                for Taken { reply, line, _place } in taken {
+                    let answer = match &result {
+                        Ok(()) => Ok(mark),
+                        Err(error) => {
+                            line.set_broken();
+                            Err(Turned { state: None, error: Error::unavailable(error.to_string()) })
+                        }
+                    };
+                    let _ = reply.send(answer);
+                }
+                self.give(Input::PushTaken).await;
+            }
             Then::Pulled { state, rows } => {
                 self.pulling = false;
                 let heard = match state {
@@ -100,6 +189,10 @@ impl Driver {
         }
         self.work().await;
     }
+}
+
+fn positions(rows: &[Row]) -> Vec<Position> {
+    rows.iter().filter_map(|row| row.position).collect()
 }
 
 /// Commits the effect of rows and the mark together. Returns the mark that is

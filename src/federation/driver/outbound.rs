@@ -39,6 +39,7 @@ impl Driver {
         };
         let position = Position { epoch: after.epoch, number: row.number, id: row.id, after: after.number };
         let request = wire::push_request(position, row.body.clone());
+        self.inner.metrics.events_sent.with_label_values(&["push"]).inc();
         let remote = self.remote.clone();
         let (number, id) = (row.number, row.id);
         self.pushing = true;
