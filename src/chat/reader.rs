@@ -4,7 +4,10 @@
 //! up to date share one page, read once. Nothing waits in memory for a slow
 //! client but the page it is at.
 
-use super::{Chat, content, room::Room};
+use super::{
+    Chat, content,
+    room::{Room, Told},
+};
 use crate::{
     error::Error,
     proto::chat::Message as Shown,
@@ -59,7 +62,9 @@ pub struct Reader {
     room: Arc<Room>,
     /// Whose own messages are left out.
     own: Option<u32>,
-    head: watch::Receiver<u64>,
+    told: watch::Receiver<Told>,
+    /// Cuts of the log that it has heard of.
+    cuts: u64,
     cursor: u64,
     page: Option<(Arc<Page>, usize)>,
     /// It was up to date once.
@@ -150,13 +155,14 @@ impl Chat {
         after: Option<&str>,
         ending: Arc<Ending>,
     ) -> Result<Reader, Error> {
-        let head = room.head.subscribe();
+        let told = room.told.subscribe();
+        let Told { revision, cuts } = *told.borrow();
         let cursor = match after {
             Some(id) => self.revision_of(&room, "metadata x-after-id", id).await?,
-            None => *head.borrow(),
+            None => revision,
         };
         let chat = self.clone();
-        Ok(Reader { chat, room, own, head, cursor, page: None, current: false, behind_since: None, ending })
+        Ok(Reader { chat, room, own, told, cuts, cursor, page: None, current: false, behind_since: None, ending })
     }
 }
 
@@ -167,12 +173,16 @@ impl Reader {
             if let Some(why) = self.ending.take() {
                 return Err(why);
             }
-            let head = *self.head.borrow_and_update();
+            let Told { revision: head, cuts } = *self.told.borrow_and_update();
+            if cuts != self.cuts {
+                // What comes in the place of what was cut off is read, though some of it was seen.
+                (self.cuts, self.page) = (cuts, None);
+                self.cursor = self.cursor.min(head);
+            }
             if let Some(message) = self.next_of_page(head)? {
                 return Ok(message);
             }
-            // The log was cut back: what comes in its place is read, though some of it was seen.
-            self.cursor = self.cursor.min(head);
+            // Rows are there a moment before they are told of: the cursor may be further.
             if self.cursor < head {
                 let page = self.chat.page(&self.room, self.cursor).await?;
                 if page.last > self.cursor {
@@ -223,7 +233,7 @@ impl Reader {
 
     async fn wait(&mut self) -> Result<(), Error> {
         tokio::select! {
-            changed = self.head.changed() => changed.map_err(|_| Error::unavailable("the chat is closed; connect again")),
+            changed = self.told.changed() => changed.map_err(|_| Error::unavailable("the chat is closed; connect again")),
             () = self.ending.said.notified() => Ok(()),
             () = self.chat.0.stop.cancelled() => {
                 Err(Error::unavailable("the node stops; connect again, nothing is lost"))

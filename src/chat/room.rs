@@ -31,9 +31,17 @@ pub struct Room {
     topic: Mutex<Topic>,
     work: Mutex<Work>,
     /// How far the log is; wakes the readers.
-    pub head: watch::Sender<u64>,
+    pub told: watch::Sender<Told>,
     /// What was read last for the readers.
     pub page: tokio::sync::Mutex<Option<Arc<Page>>>,
+}
+
+/// What readers are told of a log, a moment after its rows are there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Told {
+    pub revision: u64,
+    /// How often the log was cut back.
+    pub cuts: u64,
 }
 
 #[derive(Default)]
@@ -71,7 +79,7 @@ impl Room {
             number: row.number,
             chat: row.chat,
             members: row.members,
-            head: watch::Sender::new(topic.head().revision),
+            told: watch::Sender::new(Told { revision: topic.head().revision, cuts: 0 }),
             topic: Mutex::new(topic),
             work: Mutex::default(),
             page: tokio::sync::Mutex::default(),

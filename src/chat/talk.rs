@@ -197,7 +197,7 @@ impl Chat {
             self.counts().use_bytes(peer, bytes);
         }
         room.topic().grown(head, &counted);
-        room.head.send_replace(head.revision);
+        room.told.send_modify(|told| told.revision = head.revision);
         Ok(())
     }
 
@@ -276,7 +276,7 @@ impl Chat {
         );
         *room.page.lock().await = None;
         room.topic().cut(Head { revision: common, seq, chain }, first_place, moved, now);
-        room.head.send_replace(common);
+        room.told.send_modify(|told| (told.revision, told.cuts) = (common, told.cuts + 1));
         Ok(())
     }
 

@@ -108,16 +108,17 @@ pub fn progress(expected: Option<&BTreeSet<PartyRef>>, messages: &[SessionMessag
     progress
 }
 
-/// A party of a settled session stands in every round. It is waited for in the
-/// first one after the last in which it sent.
+/// A party of a settled session is waited for in the first round after the last
+/// in which it sent; in others it stands only if it has a part in them, else a
+/// view would grow with rounds times parties.
 fn expect(rounds: &mut BTreeMap<i32, BTreeMap<PartyRef, Part>>, begun: &BTreeMap<i32, Millis>, party: &PartyRef) {
     let sent = |round: &BTreeMap<PartyRef, Part>| round.get(party).is_some_and(|part| part.sent > 0);
     let last = rounds.iter().rev().find(|(_, parts)| sent(parts)).map(|(round, _)| *round);
     let awaited = rounds.keys().copied().find(|round| last.is_none_or(|last| *round > last));
-    for (round, parts) in rounds.iter_mut() {
+    if let Some((round, parts)) = awaited.and_then(|round| Some((round, rounds.get_mut(&round)?))) {
         let part = parts.entry(party.clone()).or_default();
-        if Some(*round) == awaited && part.waiting == Waiting::Nothing {
-            (part.waiting, part.since) = (Waiting::Message, begun.get(round).copied());
+        if part.waiting == Waiting::Nothing {
+            (part.waiting, part.since) = (Waiting::Message, begun.get(&round).copied());
         }
     }
 }

@@ -234,6 +234,29 @@ async fn a_stream_that_resumes_misses_nothing_and_repeats_nothing() {
     assert_eq!(bob.resume(&chat, "never").await.err().unwrap().code(), Code::NotFound);
 }
 
+/// Rows can be read a moment before readers are told of them.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn those_who_follow_hear_everything_once_while_it_is_said() {
+    let node = TestNode::start().await;
+    let (alice, bob) = (Talker::of(&node, "alice").await, Talker::of(&node, "bob").await);
+    let chat = alice.new_chat(&["alice", "bob"]).await.unwrap();
+    let mut lines = vec![];
+    for _ in 0..8 {
+        lines.push(bob.connect(&chat).await.unwrap());
+    }
+    let say = async {
+        for n in 0..400 {
+            alice.send(&chat, &n.to_string()).await.unwrap();
+        }
+    };
+    let hear = futures_util::future::join_all(lines.iter_mut().map(async |line| {
+        for n in 0..400 {
+            assert_eq!(line.text().await, n.to_string());
+        }
+    }));
+    tokio::join!(say, hear);
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_slow_reader_is_ended_and_nobody_else_notices() {
     let node = TestNode::start_with(|config| config.chat.slow_after = Duration::from_millis(20)).await;
