@@ -25,7 +25,7 @@ use std::{
         atomic::{AtomicUsize, Ordering::Relaxed},
     },
 };
-use tokio::sync::mpsc;
+use tokio::{sync::mpsc, time::Instant};
 
 /// Letters, and their bytes, that wait to be opened.
 const LETTERS_MAX: usize = 256;
@@ -85,6 +85,11 @@ impl Letters<Letter> for Chat {
         // What was in it is found out by comparing.
         self.compare_later(peer);
         Taken::nothing()
+    }
+
+    fn restored(&self, peer: PeerId) {
+        // Who forgot a chat cannot ask for it.
+        self.compare_from(peer, Instant::now());
     }
 }
 

@@ -111,6 +111,7 @@ impl Service {
     /// What a client says on its stream, until it ends.
     async fn listen(
         self,
+        caller: Principal,
         seat: Option<Seat>,
         ids: (String, String),
         mut said: Streaming<Message>,
@@ -127,6 +128,8 @@ impl Service {
                     }
                 }
                 let seat = seat.as_ref().ok_or_else(|| Status::from(stranger("user_id", &ids.1)))?;
+                // Whoever was disabled meanwhile says nothing more, through a service neither.
+                self.act_as(&caller, "user_id", &ids.1).await?;
                 self.say(seat, client_id, &subject, &text).await?;
             }
             Ok::<(), Status>(())
@@ -263,7 +266,7 @@ impl Face for Service {
         let ending = Arc::new(Ending::default());
         let reader = self.chat.follow(room.clone(), author, after.as_deref(), ending.clone()).await?;
         let seat = author.map(|author| Seat { room, author });
-        let listening = self.chat.0.tasks.spawn(self.clone().listen(seat, (chat_id, user_id), said, ending));
+        let listening = self.chat.0.tasks.spawn(self.clone().listen(caller, seat, (chat_id, user_id), said, ending));
         // Nobody listens to a client that is gone.
         let listening = Listening(listening.abort_handle());
         let messages = stream::unfold(Some((reader, listening)), |state| async {

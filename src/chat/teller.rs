@@ -82,14 +82,13 @@ impl Chat {
     pub(super) fn attend(&self, room: &Arc<Room>) {
         let now = Millis::now();
         let mut wake = false;
+        // What is due is looked up under the duties' lock: nobody who looked
+        // earlier comes later with a timer that is out of date.
+        let mut duties = self.duties();
         let (due, later): (Vec<(PeerId, bool)>, Option<Millis>) = {
             let topic = room.topic();
             (topic.peers().map(|peer| (peer, !topic.due(peer, now).is_empty())).collect(), topic.next_due())
         };
-        if due.is_empty() {
-            return;
-        }
-        let mut duties = self.duties();
         for (peer, is_due) in due {
             let duty = duties.entry(peer).or_default();
             if is_due {
@@ -209,11 +208,33 @@ impl Chat {
         let (rooms, unknown, compare) = {
             let mut duties = self.duties();
             let Some(duties) = duties.get_mut(&peer) else { return Ok(()) };
-            let rooms: Vec<_> = duties.rooms.values().take(NOTES_MAX / 4).cloned().collect();
+            // Taken out: whoever has something for the peer from now on puts it in again.
+            let rooms: Vec<_> =
+                (0..NOTES_MAX / 4).map_while(|_| duties.rooms.pop_first()).map(|(_, room)| room).collect();
             let unknown: Vec<_> = duties.unknown.iter().take(NOTES_MAX / 4).copied().collect();
             (rooms, unknown, duties.compare.filter(|(at, _)| *at <= Instant::now()).map(|(_, after)| after))
         };
-        for chat in &unknown {
+        let told = self.tell_of(peer, &rooms, &unknown, compare).await;
+        if let Some(duties) = self.duties().get_mut(&peer) {
+            match &told {
+                Ok(_) => (duties.misses, duties.not_before) = (0, None),
+                Err(_) => duties.rooms.extend(rooms.into_iter().map(|room| (room.chat, room))),
+            }
+        }
+        // Where nothing was found, the next change says what is due.
+        told?.iter().for_each(|room| self.attend(room));
+        Ok(())
+    }
+
+    /// Returns the chats that it told of.
+    async fn tell_of(
+        &self,
+        peer: PeerId,
+        rooms: &[Arc<Room>],
+        unknown: &[Uuid],
+        compare: Option<u64>,
+    ) -> Result<Vec<Arc<Room>>, Error> {
+        for chat in unknown {
             let note = note(*chat, Kind::Unknown(Unknown {}));
             self.post(peer, Draft { notes: vec![note], ..Draft::default() }).await?;
             if let Some(duties) = self.duties().get_mut(&peer) {
@@ -224,11 +245,11 @@ impl Chat {
             self.compare_some(peer, after).await?;
         }
         let (mut draft, mut written) = (Draft::default(), Vec::with_capacity(rooms.len()));
-        for room in &rooms {
+        for room in rooms {
             let before = draft.told.len();
             self.draft(peer, room, &mut draft).await?;
             if draft.told.len() > before {
-                written.push(room);
+                written.push(room.clone());
             }
             if draft.bytes >= LETTER_BYTES || draft.notes.len() >= NOTES_MAX - 8 {
                 self.post(peer, std::mem::take(&mut draft)).await?;
@@ -237,15 +258,7 @@ impl Chat {
         if !draft.notes.is_empty() {
             self.post(peer, draft).await?;
         }
-        if let Some(duties) = self.duties().get_mut(&peer) {
-            (duties.misses, duties.not_before) = (0, None);
-            for room in &rooms {
-                duties.rooms.remove(&room.chat);
-            }
-        }
-        // Where nothing was found, the next change says what is due.
-        written.into_iter().for_each(|room| self.attend(room));
-        Ok(())
+        Ok(written)
     }
 
     /// Posts a letter, and notes that it was.

@@ -417,6 +417,7 @@ impl Driver {
 
     fn tell(&self, because: Because) {
         let peer = self.peer.server_id();
+        self.inner.letters.restored(self.row_id);
         match because {
             Because::PeerRestored { from, through } => {
                 self.inner.metrics.restores.with_label_values(&["peer"]).inc();

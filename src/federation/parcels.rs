@@ -82,6 +82,11 @@ pub struct Takers {
 }
 
 impl Takers {
+    pub(super) fn restored(&self, peer: PeerId) {
+        self.relay.restored(peer);
+        self.chat.restored(peer);
+    }
+
     /// A parcel with this body did not arrive.
     fn returned(&self, body: u32, peer: PeerId, id: u64, reason: &str, now: Millis) -> Option<Taken> {
         match body {
@@ -113,6 +118,10 @@ pub trait Letters<L>: Send + Sync {
     /// it expired or was dropped here. May be said twice, and of a letter that
     /// the operator sends again later.
     fn returned(&self, peer: PeerId, id: u64, reason: &str, now: Millis) -> Taken;
+
+    /// The peer, or this node, is from a backup: what was told between the two
+    /// may be forgotten.
+    fn restored(&self, _peer: PeerId) {}
 }
 
 /// What became of the transaction that a letter's changes were in.

@@ -5,7 +5,7 @@ use crate::{
     eventually,
     talker::{Talker, text},
 };
-use pillarbox::proto::chat::Message;
+use pillarbox::proto::{chat::Message, pillarbox::admin::v1::DisableUserRequest};
 use std::{collections::BTreeSet, time::Duration};
 use tonic::Code;
 
@@ -356,6 +356,22 @@ async fn quotas_hold_and_say_which_key_they_are() {
     service.new_chat(&["alice", "e"]).await.unwrap();
     let status = service.new_chat(&["alice", "f"]).await.unwrap_err();
     assert!(status.code() == Code::ResourceExhausted && status.message().contains("chat.max_chats"), "{status}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nobody_speaks_on_a_stream_for_a_user_that_was_disabled() {
+    let node = TestNode::start().await;
+    let bob = Talker::of(&node, "bob").await;
+    let service = Talker::acting_as(&node, "service:backend", "alice").await;
+    let chat = service.new_chat(&["alice", "bob"]).await.unwrap();
+    let mut line = service.connect(&chat).await.unwrap();
+    line.say(text("before")).await;
+    eventually!(bob.texts(&chat).await == ["before"]);
+    let disable = DisableUserRequest { name: "alice".into() };
+    node.operator().await.disable_user(disable).await.unwrap();
+    line.say(text("after")).await;
+    assert_eq!(line.end().await.code(), Code::PermissionDenied);
+    assert_eq!(bob.texts(&chat).await, ["before"]);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

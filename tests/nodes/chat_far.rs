@@ -242,6 +242,30 @@ async fn a_replica_that_comes_from_a_backup_catches_up() {
     two.agree_on(16).await;
 }
 
+/// Whoever forgot a chat cannot ask for it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn chats_that_a_backup_does_not_know_are_told_again() {
+    let mut two = Two::with_home(true, |_| {}).await;
+    let copy = backup(&mut two.b).await;
+    let mut chats = vec![];
+    for n in 0..6 {
+        // The home of some of them is a, of others b.
+        let other = Talker::of(&two.a, &format!("other{n}")).await;
+        let chat = other.new_chat(&[&other.name, &at("bob", &two.b.id)]).await.unwrap();
+        other.send(&chat, "one").await.unwrap();
+        chats.push(chat);
+    }
+    for restored in [false, true] {
+        if restored {
+            restore(&mut two.b, &copy).await;
+        }
+        let bob = two.bob().await;
+        for chat in &chats {
+            eventually!(bob.history(chat).await.is_ok_and(|history| history.len() == 1));
+        }
+    }
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_queue_that_is_full_refuses_nobody_and_loses_nothing() {
     let two = Two::with_home(true, |config| config.federation.queue_max_events = 3).await;
