@@ -7,12 +7,13 @@
 
 mod inbound;
 mod outbound;
+mod restored;
 mod session;
 
 use super::{
     Inner,
     courier::{self, Arrived as Batch, Session},
-    delivery::{Action, Because, Call, Delivery, Failure, Input, Kind, State},
+    delivery::{Action, Call, Delivery, Failure, Input, Kind, State},
     inbox::Row,
     peers::{Page, Peer, PullAsked, Sent},
     remote::{CallError, Remote},
@@ -412,23 +413,6 @@ impl Driver {
                 self.save(Save::Mark { mark, because });
             }
             Action::SaveQueued(queued) => self.save(Save::Queued(queued)),
-        }
-    }
-
-    fn tell(&self, because: Because) {
-        let peer = self.peer.server_id();
-        self.inner.letters.restored(self.row_id);
-        match because {
-            Because::PeerRestored { from, through } => {
-                self.inner.metrics.restores.with_label_values(&["peer"]).inc();
-                tracing::error!(%peer, from, through,
-                    "the peer lost events it had applied (restored from a backup?); those in this range are gone for it");
-            }
-            Because::WeWereRestored => {
-                self.inner.metrics.restores.with_label_values(&["us"]).inc();
-                tracing::error!(%peer,
-                    "the peer knows events this node does not: this node was restored from a backup; what waits is sent again");
-            }
         }
     }
 
