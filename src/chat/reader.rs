@@ -16,7 +16,7 @@ use crate::{
 };
 use std::{
     sync::{Arc, Mutex, PoisonError},
-    time::{Duration, Instant},
+    time::Instant,
 };
 use tokio::sync::{Notify, watch};
 
@@ -222,7 +222,7 @@ impl Reader {
         }
         let since = *self.behind_since.get_or_insert_with(Instant::now);
         let patience = self.chat.0.config.slow_after;
-        match since.elapsed() > patience.max(Duration::from_millis(1)) {
+        match since.elapsed() > patience {
             true => Err(Error::exhausted(format!(
                 "the stream is behind for more than {} ms (chat.slow_after); connect again with x-after-id of the last message",
                 patience.as_millis()

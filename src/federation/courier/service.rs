@@ -4,7 +4,7 @@
 //! One stream a peer, one task a stream. Never touches the store; never holds more
 //! batches than the node has places for, but one that waits for its place.
 
-use super::{Cargo, SPEAKS, open};
+use super::{Cargo, open};
 use crate::{
     error::Error,
     federation::{
@@ -96,7 +96,6 @@ pub struct Service(Arc<Inner>);
 impl Federation {
     /// Speaks "courier/1".
     pub fn courier_service(&self) -> CourierServer<Service> {
-        debug_assert_eq!(SPEAKS, "courier/1");
         CourierServer::new(Service(self.0.clone())).max_decoding_message_size(REQUEST_MAX)
     }
 }
