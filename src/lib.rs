@@ -12,7 +12,7 @@
 //! 5. [`relay`]: the MPC router; [`chat`]: chats
 //! 7. [`admin`]: the operator's socket, metrics
 //! 8. [`node`]: the wiring; [`config`]
-//! 9. [`cli`]: the process; [`demo`]
+//! 9. [`cli`]: the process; [`demo`]; [`gateway`]
 #![forbid(unsafe_code)]
 
 pub mod admin;
@@ -23,6 +23,7 @@ pub mod config;
 pub mod demo;
 pub mod error;
 pub mod federation;
+pub mod gateway;
 pub mod identity;
 pub mod metrics;
 pub mod net;

@@ -39,6 +39,11 @@ const BESIDE: &[(&str, &str)] = &[
 const PURE: &[&str] = &[
     "client/backoff.rs",
     "client/seen.rs",
+    "gateway/access.rs",
+    "gateway/cursor.rs",
+    "gateway/envelope.rs",
+    "gateway/ring.rs",
+    "gateway/words.rs",
     "federation/delivery.rs",
     "federation/delivery/session.rs",
     "federation/stream.rs",

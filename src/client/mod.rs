@@ -16,6 +16,7 @@ mod live;
 mod messages;
 mod options;
 mod outbox;
+mod push;
 #[cfg(feature = "round-based")]
 pub mod round_based;
 mod seen;
@@ -29,6 +30,7 @@ pub use events::Events;
 pub use messages::{Acknowledge, Messages, Received};
 pub use options::Options;
 pub use outbox::{Outbox, Outgoing};
+pub use push::{Fed, Feed, Push};
 
 use crate::proto::mpc::router::v1::{
     GetMessageStatusRequest, GetPendingMessagesRequest, GetRegisteredPartiesRequest, HeartbeatRequest,

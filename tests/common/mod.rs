@@ -4,6 +4,7 @@
 //! Waiting is always for a condition, with a deadline that only a hanging test
 //! meets.
 
+pub mod backend;
 pub mod faulty;
 pub mod forwarder;
 
