@@ -49,20 +49,22 @@ impl<T> Live<T> {
     {
         loop {
             let failure = match &mut self.open {
-                Some(open) => match open.happened(self.connection.attempt(), |link| answers(&self.connection, link)).await {
-                    Happened::Came(item) => {
-                        self.outage = None;
-                        return Ok(item);
-                    }
-                    Happened::Alive => continue,
-                    Happened::Lost(failure) => {
-                        if open.lasted(self.connection.attempt()) {
+                Some(open) => {
+                    match open.happened(self.connection.attempt(), |link| answers(&self.connection, link)).await {
+                        Happened::Came(item) => {
                             self.outage = None;
+                            return Ok(item);
                         }
-                        self.open = None;
-                        failure
+                        Happened::Alive => continue,
+                        Happened::Lost(failure) => {
+                            if open.lasted(self.connection.attempt()) {
+                                self.outage = None;
+                            }
+                            self.open = None;
+                            failure
+                        }
                     }
-                },
+                }
                 None => match self.connection.once(&subscribe).await {
                     Ok((link, stream)) => {
                         self.open = Some(Open::new(link, stream));

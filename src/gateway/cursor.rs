@@ -39,7 +39,8 @@ mod tests {
             let text = Cursor(number).to_string();
             assert_eq!((text.len(), text.parse()), (20, Ok(Cursor(number))));
         }
-        for bad in ["", "7", "0000000000000000007", "000000000000000000007", "+0000000000000000007", "99999999999999999999"]
+        for bad in
+            ["", "7", "0000000000000000007", "000000000000000000007", "+0000000000000000007", "99999999999999999999"]
         {
             assert_eq!(bad.parse::<Cursor>(), Err(NoCursor), "{bad}");
         }

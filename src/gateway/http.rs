@@ -225,8 +225,7 @@ impl App {
     /// The client's stream, or what it is answered instead.
     async fn admit(&self, parts: &Parts) -> Result<Line, Response> {
         let (headers, query) = (&parts.headers, parts.uri.query());
-        let unauthenticated =
-            |message: &str| refusal(StatusCode::UNAUTHORIZED, "unauthenticated", message, None);
+        let unauthenticated = |message: &str| refusal(StatusCode::UNAUTHORIZED, "unauthenticated", message, None);
         let authorization = headers.get(header::AUTHORIZATION).map(|value| value.to_str().unwrap_or_default());
         let token = access::token(authorization, query)
             .ok_or_else(|| unauthenticated("give a token: authorization: Bearer …, or ?token="))?;
@@ -259,11 +258,9 @@ impl App {
         let turn = timeout(TURN, self.checks.0.acquire()).await;
         let Ok(Ok(_turn)) = turn else { return Err(away("too many clients come at once")) };
         match self.push.check(token, agent).await {
-            Ok(answer) if !answer.user_id.is_empty() => Ok(Who {
-                user: answer.user_id,
-                session: answer.device_session_id,
-                expires_at: answer.expires_at,
-            }),
+            Ok(answer) if !answer.user_id.is_empty() => {
+                Ok(Who { user: answer.user_id, session: answer.device_session_id, expires_at: answer.expires_at })
+            }
             Ok(_) => {
                 tracing::warn!("the backend names no user for a token that it calls valid");
                 Err(away("the backend's answer is not understood"))
@@ -291,4 +288,3 @@ impl App {
 fn away(message: &str) -> Response {
     refusal(StatusCode::SERVICE_UNAVAILABLE, "unavailable", message, Some(2))
 }
-

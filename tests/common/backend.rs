@@ -121,7 +121,8 @@ impl Backend {
     /// The session's token is worthless, and gateways are told.
     pub fn revoke(&self, session: &str, reason: &str) -> u64 {
         self.shared.script().sessions.retain(|_, answer| answer.device_session_id != session);
-        let ended = SessionInvalidation { device_session_id: session.into(), user_id: String::new(), reason: reason.into() };
+        let ended =
+            SessionInvalidation { device_session_id: session.into(), user_id: String::new(), reason: reason.into() };
         self.append(Kind::SessionInvalidation(ended))
     }
 
@@ -249,8 +250,7 @@ impl push_server::Push for Face {
         let (sender, receiver) = mpsc::channel(4);
         tokio::spawn(async move {
             loop {
-                let page: Vec<_> =
-                    shared.script().log.iter().filter(|(cursor, _)| *cursor > after).cloned().collect();
+                let page: Vec<_> = shared.script().log.iter().filter(|(cursor, _)| *cursor > after).cloned().collect();
                 for (cursor, kind) in page {
                     after = cursor;
                     let event = PushEvent { kind: Some(kind), cursor: format!("{cursor:020}") };

@@ -5,6 +5,7 @@
 //! meets.
 
 pub mod backend;
+pub mod browser;
 pub mod faulty;
 pub mod forwarder;
 

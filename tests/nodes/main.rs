@@ -13,6 +13,7 @@ mod crowd;
 mod doors;
 mod evidence;
 mod faults;
+mod gateway;
 mod hrpc;
 mod input;
 mod mailroom;

@@ -48,7 +48,10 @@ fn the_vector_of_the_document() {
     assert_eq!(names, expected);
     assert_eq!(shown["cursor"], "00000000000000000007");
     assert_eq!(shown["payload"], "{\"n\":\"ü\"}\n");
-    assert_eq!(shown["signature"], "HhHjLk+fsXfbTHD07KSIqiKZbPfR77oS7lD0R6ALU7GnPZO1OI6tSig3ahHNZ1utyFhrQWRxELU43lV3vfCrDw==");
+    assert_eq!(
+        shown["signature"],
+        "HhHjLk+fsXfbTHD07KSIqiKZbPfR77oS7lD0R6ALU7GnPZO1OI6tSig3ahHNZ1utyFhrQWRxELU43lV3vfCrDw=="
+    );
 }
 
 #[test]

@@ -41,7 +41,8 @@ fn an_event_is_for_all_sessions_of_its_user_or_for_the_one_it_names() {
         assert!(hub.publish(event(cursor, user, session)));
     }
     assert_eq!(clients.each_ref().map(waiting), [vec![1], vec![1, 2], vec![4]]);
-    let again = [("alice", "1"), ("alice", "2"), ("bob", "3")].map(|(user, session)| admit(&hub, user, session, Some(1)));
+    let again =
+        [("alice", "1"), ("alice", "2"), ("bob", "3")].map(|(user, session)| admit(&hub, user, session, Some(1)));
     assert_eq!(again.each_ref().map(waiting), [vec![], vec![2], vec![4]], "the ring says the same");
 }
 
