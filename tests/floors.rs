@@ -56,6 +56,7 @@ const PURE: &[&str] = &[
     "chat/topic.rs",
     "chat/topic/ids.rs",
     "chat/topic/replica.rs",
+    "push/window.rs",
     "store/relay/chain.rs",
 ];
 const IMPURE: &[&str] = &[
