@@ -50,6 +50,7 @@ const PURE: &[&str] = &[
     "relay/router/names.rs",
     "relay/router/quota.rs",
     "relay/router/view.rs",
+    "relay/sessions/news.rs",
     "relay/subscriptions.rs",
     "relay/window.rs",
     "chat/content.rs",
