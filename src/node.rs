@@ -22,6 +22,7 @@ use crate::{
         requests,
     },
     proto::{DESCRIPTORS, pillarbox::admin::v1::admin_server::AdminServer},
+    push::{Push, Sessions},
     relay::{Notifier, Relay, operator_sessions},
     store::{Change, FormerId, NodeRow, Store},
     types::{Millis, PublicKey, ServerId},
@@ -45,7 +46,7 @@ use tower::{Layer, Service, ServiceExt};
 
 /// Requests in flight when the node stops.
 const GRACE: Duration = Duration::from_secs(3);
-const SERVICES: [&str; 7] = [
+const SERVICES: [&str; 10] = [
     "protocol.sync.v1.PostboxService",
     "protocol.auth.v1.AuthService",
     "pillarbox.federation.v1.Courier",
@@ -53,6 +54,9 @@ const SERVICES: [&str; 7] = [
     "mpc.router.v1.MessageRouter",
     "chat.Chat",
     "pillarbox.relay.v1.Sessions",
+    "galaxy.backend.push.v1.Push",
+    "pillarbox.push.v1.Publisher",
+    "pillarbox.push.v1.Sessions",
 ];
 
 /// Why a node did not start.
@@ -98,6 +102,7 @@ pub struct Node {
     federation: Federation,
     relay: Relay,
     chat: Chat,
+    push: Push,
     dialer: Dialer,
     store: Store,
     socket: PathBuf,
@@ -139,6 +144,7 @@ impl Node {
         let (closing, stop, tasks) = (CancellationToken::new(), CancellationToken::new(), TaskTracker::new());
         // Whatever was started ends, should a later step fail.
         let undo = (closing.clone().drop_guard(), stop.clone().drop_guard());
+        let push = Push::open_on(config.push.clone(), store.clone(), metrics.clone(), stop.clone()).await?;
         let relay =
             Relay::open_on(config.relay.clone(), store.clone(), key.clone(), metrics.clone(), notifier, stop.clone())
                 .await?;
@@ -170,6 +176,7 @@ impl Node {
         let tokens = Tokens::new(store.clone());
         let users = Users::new(store.clone(), tokens.clone());
         tasks.spawn(tokens.clone().run(stop.clone()));
+        tasks.spawn(tokens.clone().tell_lapses(stop.clone()));
         let socket = config.data_dir.join("admin.sock");
         let operator = admin::Service {
             federation: federation.clone(),
@@ -194,7 +201,7 @@ impl Node {
                 Some(address)
             }
         };
-        let (health, door) = door(&federation, &relay, &chat, tokens, users).await?;
+        let (health, door) = door(&federation, &relay, &chat, &push, tokens, users).await?;
         let tls = certificate.as_ref().map(|certificate| certificate.tls.clone());
         tasks.spawn(listen::serve(listener, tls, limits, door, closing.clone(), GRACE));
         if let Some(certificate) = certificate.clone() {
@@ -215,6 +222,7 @@ impl Node {
             federation,
             relay,
             chat,
+            push,
             dialer,
             store,
             socket,
@@ -253,6 +261,7 @@ impl Node {
         self.tasks.wait().await;
         self.relay.ended().await;
         self.chat.ended().await;
+        self.push.ended().await;
         self.federation.ended().await;
         self.dialer.shutdown().await;
         self.store.close().await;
@@ -329,6 +338,7 @@ async fn door(
     federation: &Federation,
     relay: &Relay,
     chat: &Chat,
+    push: &Push,
     tokens: Tokens,
     users: Users,
 ) -> Result<(HealthReporter, Door), Error> {
@@ -349,7 +359,10 @@ async fn door(
         .add_service(federation.mailroom_service(tokens.clone()))
         .add_service(relay.service(tokens.clone()))
         .add_service(relay.sessions_service(tokens.clone()))
-        .add_service(chat.service(tokens, users))
+        .add_service(chat.service(tokens.clone(), users.clone()))
+        .add_service(push.service(tokens.clone()))
+        .add_service(push.publisher_service(tokens.clone(), users))
+        .add_service(Sessions::service(tokens))
         .add_service(health_service)
         .add_service(reflection().build_v1().map_err(Error::internal)?)
         .add_service(reflection().build_v1alpha().map_err(Error::internal)?);

@@ -55,12 +55,14 @@ const PURE: &[&str] = &[
     "relay/router/names.rs",
     "relay/router/quota.rs",
     "relay/router/view.rs",
+    "relay/sessions/news.rs",
     "relay/subscriptions.rs",
     "relay/window.rs",
     "chat/content.rs",
     "chat/topic.rs",
     "chat/topic/ids.rs",
     "chat/topic/replica.rs",
+    "push/window.rs",
     "store/relay/chain.rs",
 ];
 const IMPURE: &[&str] = &[

@@ -9,6 +9,8 @@
 //! failed, 64 wrong usage or configuration.
 
 mod connect;
+#[cfg(test)]
+mod contract;
 mod dead;
 mod demo;
 mod event;
