@@ -8,6 +8,8 @@ pub mod backend;
 pub mod browser;
 pub mod faulty;
 pub mod forwarder;
+pub mod gateway;
+pub mod process;
 
 use bytes::Bytes;
 use pillarbox::{

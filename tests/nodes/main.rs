@@ -14,6 +14,7 @@ mod doors;
 mod evidence;
 mod faults;
 mod gateway;
+mod gateway_real;
 mod hrpc;
 mod input;
 mod mailroom;
