@@ -57,6 +57,8 @@ const PURE: &[&str] = &[
     "chat/topic.rs",
     "chat/topic/ids.rs",
     "chat/topic/replica.rs",
+    "chat/news.rs",
+    "push/harmony.rs",
     "push/window.rs",
     "store/relay/chain.rs",
 ];
