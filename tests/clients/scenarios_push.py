@@ -137,7 +137,7 @@ def gateway(node, _):
         assert feed_code == grpc.StatusCode.PERMISSION_DENIED, feed_code
     refused(grpc.StatusCode.PERMISSION_DENIED, web.publish, "alice", {})
     refused(grpc.StatusCode.PERMISSION_DENIED, shop.check, bob.token)
-    refused(grpc.StatusCode.INVALID_ARGUMENT, shop.publish, "alice", {}, kind="chat.message")
+    refused(grpc.StatusCode.INVALID_ARGUMENT, shop.publish, "alice", {}, "chat.message")
 
     # A gateway's own token.
     node.run("token", "revoke", web.token_id)

@@ -46,7 +46,7 @@ impl Caller {
         let answer = PushClient::with_origin(self.link.clone(), self.link.origin()).subscribe_push(request).await?;
         let text = |key| answer.metadata().get(key).map(|value| value.to_str().unwrap().to_owned());
         let (reset, oldest) = (text("x-cursor-reset"), text("x-oldest-cursor").unwrap());
-        Ok(Feed { stream: answer.into_inner(), reset, oldest })
+        Ok(Feed { stream: answer.into_inner(), reset, oldest, _link: self.link.clone() })
     }
 
     pub async fn publish(&self, request: PublishRequest) -> Result<PublishResponse, Status> {
@@ -81,6 +81,8 @@ pub struct Feed {
     stream: Streaming<PushEvent>,
     pub reset: Option<String>,
     pub oldest: String,
+    /// A connection ends soon after nobody holds its link.
+    _link: Link,
 }
 
 impl Feed {
