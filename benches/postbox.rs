@@ -1,4 +1,4 @@
-//! The benchmarks of the postbox, and of the router and the chats on it, against real nodes:
+//! The benchmarks of the postbox, and of the router, the chats and the push channel beside it, against real nodes:
 //! each a process of its own, TLS on, keys pinned.
 //!
 //! `cargo bench --bench postbox [-- NAME…] [--quick] [--json]`
@@ -25,6 +25,8 @@ mod nats;
 mod parties;
 #[path = "../tests/common/process.rs"]
 mod process;
+#[path = "postbox/pushing.rs"]
+mod pushing;
 #[path = "postbox/report.rs"]
 mod report;
 #[path = "postbox/send.rs"]
@@ -37,7 +39,7 @@ use std::{env, process::ExitCode, time::Duration};
 
 type Failure = Box<dyn std::error::Error + Send + Sync>;
 
-const NAMES: [&str; 12] = [
+const NAMES: [&str; 13] = [
     "baselines",
     "idle",
     "send",
@@ -50,6 +52,7 @@ const NAMES: [&str; 12] = [
     "nats",
     "chat",
     "fanout",
+    "push",
 ];
 /// How this program is told to be the echo server; a directory follows.
 const ECHO: &str = "--echo-server";
@@ -64,6 +67,8 @@ struct Size {
     couriered: u64,
     /// Events drained by Pull.
     drained: u64,
+    /// Events that a gateway catches up.
+    pushed: u64,
     /// Messages whose way is timed.
     timed: usize,
     /// Parties that subscribe at once.
@@ -75,11 +80,19 @@ const FULL: Size = Size {
     span: Duration::from_secs(3),
     couriered: 300_000,
     drained: 1_000_000,
+    pushed: 1_000_000,
     timed: 2_000,
     parties: 2_000,
 };
-const QUICK: Size =
-    Size { rounds: 1, span: Duration::from_millis(500), couriered: 20_000, drained: 50_000, timed: 200, parties: 200 };
+const QUICK: Size = Size {
+    rounds: 1,
+    span: Duration::from_millis(500),
+    couriered: 20_000,
+    drained: 50_000,
+    pushed: 20_000,
+    timed: 200,
+    parties: 200,
+};
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = env::args().skip(1).collect();
@@ -131,6 +144,7 @@ async fn run(arguments: &[String]) -> Result<(), Failure> {
             "subscribed" => parties::subscribed(&mut report, size).await?,
             "chat" => chatting::send(&mut report, size).await?,
             "fanout" => chatting::fan_out(&mut report, size).await?,
+            "push" => pushing::run(&mut report, size).await?,
             "nats" => nats::run(&mut report, size).await?,
             _ => delivery::drain(&mut report, size).await?,
         }

@@ -4,6 +4,7 @@
 //! Decides nothing about delivery, trust or rows.
 
 mod certificate;
+mod news;
 
 use crate::{
     admin::{self, metrics, socket},
@@ -28,6 +29,7 @@ use crate::{
     types::{Millis, PublicKey, ServerId},
 };
 use certificate::Certificate;
+use news::News;
 use rustix::fs::{FlockOperation, flock};
 use std::{
     convert::Infallible,
@@ -157,6 +159,8 @@ impl Node {
             stop: stop.clone(),
         })
         .await?;
+        let tokens = Tokens::new(store.clone());
+        let users = Users::new(store.clone(), tokens.clone());
         let federation = Federation::start(Parts {
             config: config.federation.clone(),
             store: store.clone(),
@@ -167,14 +171,13 @@ impl Node {
             former_ids,
             before_rename: Box::new(move |ids| renaming.as_ref().map_or(Ok(()), |certificate| certificate.name(ids))),
             letters: Takers { relay: Arc::new(relay.clone()), chat: Arc::new(chat.clone()) },
+            listener: Some(Box::new(News { push: push.clone(), users: users.clone() })),
             stop: stop.clone(),
         })
         .await?;
         relay.start(federation.clone());
         chat.start(federation.clone(), opened);
 
-        let tokens = Tokens::new(store.clone());
-        let users = Users::new(store.clone(), tokens.clone());
         tasks.spawn(tokens.clone().run(stop.clone()));
         tasks.spawn(tokens.clone().tell_lapses(stop.clone()));
         let socket = config.data_dir.join("admin.sock");

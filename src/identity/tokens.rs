@@ -15,7 +15,7 @@ pub use sessions::Session;
 use super::principal::{Principal, bearer, new_token, token_hash};
 use crate::{
     error::Error,
-    net::feed::{Feed, Held},
+    net::feed::{Feed, Held, Patience},
     store::{
         Change, Done, Op, Store, TokenHash, TokenRow, TokenUse, UserState,
         push::{Change as Told, Whose},
@@ -271,7 +271,7 @@ impl Tokens {
         metadata: &MetadataMap,
         stream: impl Stream<Item = Result<I, Status>> + Send + 'static,
     ) -> Answers<T> {
-        self.until_lapse_or(metadata, stream, std::future::pending())
+        self.feed(metadata, stream, None, std::future::pending())
     }
 
     /// The same, ended with this status as soon as there is one.
@@ -279,6 +279,26 @@ impl Tokens {
         &self,
         metadata: &MetadataMap,
         stream: impl Stream<Item = Result<I, Status>> + Send + 'static,
+        end: impl Future<Output = Status> + Send + 'static,
+    ) -> Answers<T> {
+        self.feed(metadata, stream, None, end)
+    }
+
+    /// The same, and ends for who does not read, too.
+    pub fn while_read<T: Send + 'static, I: Into<Held<T>>>(
+        &self,
+        metadata: &MetadataMap,
+        stream: impl Stream<Item = Result<I, Status>> + Send + 'static,
+        patience: Option<Patience>,
+    ) -> Answers<T> {
+        self.feed(metadata, stream, patience, std::future::pending())
+    }
+
+    fn feed<T: Send + 'static, I: Into<Held<T>>>(
+        &self,
+        metadata: &MetadataMap,
+        stream: impl Stream<Item = Result<I, Status>> + Send + 'static,
+        patience: Option<Patience>,
         end: impl Future<Output = Status> + Send + 'static,
     ) -> Answers<T> {
         // Before anything else: what is revoked from now on is heard of.
@@ -291,7 +311,7 @@ impl Tokens {
                 status = end => status,
             }
         };
-        Box::pin(Feed::new(&self.0.tasks, stream, end))
+        Box::pin(Feed::new(&self.0.tasks, stream, end, patience))
     }
 
     async fn lapse(self, hash: Result<TokenHash, Error>, mut revoked: watch::Receiver<()>) -> Error {

@@ -9,6 +9,7 @@
 
 mod config;
 mod gateways;
+pub mod harmony;
 mod keeper;
 mod page;
 mod publisher;

@@ -59,7 +59,7 @@ impl Sessions for Service {
         check_session(&session_id).map_err(Error::from)?;
         let views = self.relay.watch(caller, session_id)?;
         Ok(Response::new(match &self.tokens {
-            None => Box::pin(Feed::new(&self.relay.0.tasks, views, pending())),
+            None => Box::pin(Feed::new(&self.relay.0.tasks, views, pending(), None)),
             Some(tokens) => tokens.until_lapse(&metadata, views),
         }))
     }
