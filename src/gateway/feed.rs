@@ -9,7 +9,7 @@ use crate::{
     proto::galaxy::backend::push::v1::{PushEvent, push_event::Kind},
 };
 use std::{sync::Arc, time::Duration};
-use tokio::{sync::watch, time::timeout};
+use tokio::{sync::watch, time::sleep};
 use tokio_util::sync::CancellationToken;
 use tonic::Code;
 
@@ -29,43 +29,33 @@ impl Feeder {
     pub async fn run(self, stop: CancellationToken) -> Result<(), String> {
         let start = self.saved.map(|mark| mark.start.to_string()).unwrap_or_default();
         // What was handed on, if it is not where the ring starts.
-        let mut handed_on = self.saved.filter(|mark| mark.start < mark.cursor).map(|mark| mark.cursor.to_string());
+        let mut handed_on = self.saved.filter(|mark| mark.start < mark.cursor).map(|mark| mark.cursor);
         let mut feed = self.push.feed(&start);
         let mut away = false;
         loop {
-            let fed = match stop.run_until_cancelled(timeout(REPEATS, feed.next())).await {
-                None => return Ok(()),
-                Some(Ok(fed)) => fed.map_err(|error| self.refused(&error))?,
-                Some(Err(_)) => {
-                    if self.hub.standing().subscribed && self.hub.is_catching_up() {
-                        self.hub.caught_up();
-                    }
+            let repeating = self.hub.standing().subscribed && self.hub.is_catching_up();
+            let fed = tokio::select! {
+                fed = feed.next() => fed.map_err(|error| self.refused(&error))?,
+                () = sleep(REPEATS), if repeating => {
+                    self.hub.caught_up();
                     continue;
                 }
+                () = stop.cancelled() => return Ok(()),
             };
             match fed {
-                Fed::Subscribed { gapless: true } => {
-                    tracing::info!(gateway = self.push.gateway(), "subscribed; nothing was missed");
-                    self.hub.set_subscribed(true);
-                    away = false;
-                }
-                Fed::Subscribed { gapless: false } => {
-                    // The backend kept less than we did; what we handed on it may still know.
-                    if let Some(cursor) = handed_on.take() {
-                        feed.restart(&cursor);
+                Fed::Subscribed { gapless } => {
+                    if !gapless && let Some(cursor) = handed_on.take() {
+                        // The backend kept less than we did; what was handed on it may still know.
+                        self.hub.begin_after(cursor);
+                        feed.restart(&cursor.to_string());
                         continue;
                     }
-                    self.hub.begin_anew();
-                    tracing::warn!(
-                        gateway = self.push.gateway(),
-                        "subscribed from now on: what came before is not known; all clients are validated anew"
-                    );
-                    self.hub.set_subscribed(true);
+                    self.subscribed(gapless);
                     away = false;
                 }
                 Fed::Event(event) => {
-                    handed_on = None;
                     self.take(event)?;
+                    handed_on = handed_on.filter(|_| self.hub.is_catching_up());
                 }
                 Fed::Away(why) => {
                     self.hub.set_subscribed(false);
@@ -75,6 +65,23 @@ impl Feeder {
                     away = true;
                 }
             }
+        }
+    }
+
+    fn subscribed(&self, gapless: bool) {
+        let gateway = self.push.gateway();
+        let known = self.hub.mark().is_some();
+        if !gapless {
+            self.hub.begin_anew();
+        }
+        self.hub.set_subscribed(true);
+        match (gapless, known) {
+            (true, _) => tracing::info!(gateway, "subscribed; nothing was missed"),
+            (false, false) => tracing::info!(gateway, "subscribed from now on"),
+            (false, true) => tracing::warn!(
+                gateway,
+                "subscribed from now on: what came since the cursor is not known; all clients are validated anew"
+            ),
         }
     }
 

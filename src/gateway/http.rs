@@ -11,7 +11,7 @@ use super::{
     page, socket,
     words::sse,
 };
-use crate::client::Push;
+use crate::client::{Error, Push};
 use axum::{
     Router,
     body::Body as AxumBody,
@@ -266,7 +266,7 @@ impl App {
                 Err(away("the backend's answer is not understood"))
             }
             Err(error) => match error.code() {
-                Some(Code::Unauthenticated | Code::InvalidArgument) => Err(refusal(
+                Some(Code::Unauthenticated | Code::InvalidArgument) if !is_ours(&error) => Err(refusal(
                     StatusCode::UNAUTHORIZED,
                     "unauthenticated",
                     "the token is not valid, or not any more",
@@ -283,6 +283,11 @@ impl App {
             },
         }
     }
+}
+
+/// The backend complains of the gateway's own token, not of the client's.
+fn is_ours(error: &Error) -> bool {
+    matches!(error, Error::Refused(status) if status.message().starts_with("authorization:"))
 }
 
 fn away(message: &str) -> Response {

@@ -169,6 +169,13 @@ impl Hub {
         self.inner().catching_up.is_some()
     }
 
+    /// What was kept is not told again; what comes after this cursor is.
+    pub fn begin_after(&self, cursor: Cursor) {
+        let mut inner = self.inner();
+        inner.ring.begin_after(Some(cursor));
+        inner.catching_up = Some(cursor);
+    }
+
     /// All that was handed on before has come again.
     pub fn caught_up(&self) {
         self.inner().catching_up = None;

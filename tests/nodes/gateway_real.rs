@@ -113,6 +113,7 @@ async fn over_kills_of_the_gateway_a_client_that_resumes_misses_nothing_and_sees
         }
     };
     let reading = async {
+        eventually!(dir.join("web.cursor").exists());
         // Some are seen before each kill, and what is on the way then is not.
         for kill_after in [40, 41, 120, 170] {
             while seen.len() < kill_after {
@@ -141,6 +142,8 @@ async fn a_session_that_ends_while_the_gateway_is_down_is_not_served_when_it_is_
     let mut client = stream(&gateway, &gone, None).await.unwrap();
     stage.publish("alice", 1).await;
     let last = client.event().await.id;
+    // Killed before it ever saved a cursor, it would begin anew.
+    eventually!(dir.join("web.cursor").exists());
     gateway.kill();
     stage.node.revoke("user:alice").await;
     stage.publish("bob", 2).await;

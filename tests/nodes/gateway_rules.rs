@@ -299,6 +299,8 @@ async fn a_restart_goes_on_where_it_was_even_if_the_backend_keeps_less_than_the_
     stage.start_again().await;
     let mut again = stage.stream("a1", Some(cursors[2])).await;
     assert_eq!(again.event().await.text(), "4");
+    let mut missed = stage.stream("a1", Some(cursors[1])).await;
+    assert_eq!(missed.event().await.name, "reset", "3 is nowhere any more");
     let asked = stage.backend.asked();
     assert_eq!(asked.last().unwrap(), &format!("{:020}", cursors[2]));
 }

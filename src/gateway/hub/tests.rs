@@ -128,6 +128,17 @@ fn with_nothing_to_repeat_it_is_open_once_subscribed() {
 }
 
 #[test]
+fn what_is_not_told_again_is_gone() {
+    let hub = Arc::new(Hub::new(Limits::default(), Some(Mark { start: Cursor(1), cursor: Cursor(3) })));
+    hub.publish(event(2, "alice", ""));
+    hub.begin_after(Cursor(3));
+    hub.set_subscribed(true);
+    assert!(hub.standing().open);
+    assert_eq!(admit(&hub, "alice", "1", Some(2)).resume, Resume::Gone);
+    assert_eq!(admit(&hub, "alice", "1", Some(3)).resume, Resume::After(Cursor(3)));
+}
+
+#[test]
 fn what_a_client_has_seen_before_the_gateway_is_not_told_again() {
     let hub = hub(Limits::default());
     hub.publish(event(1, "alice", ""));
