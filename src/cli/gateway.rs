@@ -25,9 +25,7 @@ use std::{
 };
 use tokio::time::timeout;
 
-#[derive(Debug, clap::Args)]
-#[command(
-    long_about = "Hand a node's events on to browsers
+pub const ABOUT: &str = "Hand a node's events on to browsers
 
 Subscribes to a node's push channel (galaxy.backend.push.v1) as the principal
 gateway:ID, signs each event with a key of its own, and serves it to the clients
@@ -35,19 +33,22 @@ of its user by Server-Sent Events (GET /events) and WebSocket (GET /ws). A clien
 shows a user's token, which the node validates; when the node ends that session,
 the client is cut off. At / is a page that shows the events.
 
-The token of the gateway comes from PILLARBOX_TOKEN or --token-file.",
-    after_help = "Examples:
+The token of the gateway comes from PILLARBOX_TOKEN or --token-file.";
+
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:
   On the machine of the node:
     export PILLARBOX_TOKEN=$(pillarbox token new gateway:web)
-    pillarbox gateway --backend https://localhost:7443 --id web --ca-file pillarbox-data/tls/cert.pem
+    pillarbox gateway --id web --backend https://localhost:7443 \\
+      --ca-file pillarbox-data/tls/cert.pem
   As a server, in front of a node elsewhere whose key is known:
-    pillarbox gateway --backend https://a.example:7443 --pin 8Rb…= --id web --token-file /etc/web.token \\
-      --listen 0.0.0.0:443 --tls-cert cert.pem --tls-key key.pem --data-dir /var/lib/web
+    pillarbox gateway --id web --backend https://a.example:7443 --pin 8Rb…= \\
+      --token-file /etc/web.token --data-dir /var/lib/web \\
+      --listen 0.0.0.0:443 --tls-cert cert.pem --tls-key key.pem
   For scripts, one line when it is ready:
-    pillarbox gateway --backend http://127.0.0.1:7443 --listen 127.0.0.1:0 --json | jq -r .listen
+    pillarbox gateway --backend http://127.0.0.1:7443 --listen 127.0.0.1:0 --json | jq -r .url
 
-The cursor and the key are files in --data-dir [default: ./pillarbox-gateway]."
-)]
+The cursor and the key are files in --data-dir [default: ./pillarbox-gateway].")]
 pub struct Args {
     /// The node: https://host:port, or http://127.0.0.1:port for one without TLS on this machine
     #[arg(long, value_name = "URL")]

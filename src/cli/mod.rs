@@ -74,7 +74,8 @@ enum Command {
     CheckConfig(serve::CheckArgs),
     /// See three nodes lose nothing while one of them is killed
     Demo(demo::Args),
-    /// Hand a node's events on to browsers, until SIGINT or SIGTERM
+    /// Hand a node's events on to browsers
+    #[command(long_about = gateway::ABOUT)]
     Gateway(Box<gateway::Args>),
     /// The node's id
     #[command(subcommand, after_help = server::EXAMPLES)]

@@ -45,21 +45,31 @@ class Gateway:
         self._directory = tempfile.TemporaryDirectory(prefix="gateway-")
         self.log = os.path.join(self._directory.name, "log")
         environment = {name: value for name, value in os.environ.items() if not name.startswith("PILLARBOX_")}
-        self._process = subprocess.Popen(
-            [
-                *(node.binary, "--data-dir", self._directory.name, "--json"),
-                *("gateway", "--id", name, "--backend", f"https://localhost:{node.port}"),
-                *("--ca-file", str(node.certificate), "--listen", "127.0.0.1:0"),
-            ],
-            env={**environment, "PILLARBOX_TOKEN": made["token"]},
-            stdout=subprocess.PIPE,
-            # Whoever reads what this program says must not wait for the gateway's end.
-            stderr=open(self.log, "wb"),
-            text=True,
-        )
-        self.ready = json.loads(self._process.stdout.readline())
+        self._environment = {**environment, "PILLARBOX_TOKEN": made["token"]}
+        self._command = [
+            *(node.binary, "--data-dir", self._directory.name, "--json"),
+            *("gateway", "--id", name, "--backend", f"https://localhost:{node.port}"),
+            *("--ca-file", str(node.certificate), "--listen"),
+        ]
+        self._start("127.0.0.1:0")
         self.url = self.ready["url"]
         self.host = self.ready["listen"]
+
+    def _start(self, listen):
+        # Whoever reads what this program says must not wait for the gateway's end.
+        with open(self.log, "ab") as log:
+            self._process = subprocess.Popen(
+                [*self._command, listen], env=self._environment, stdout=subprocess.PIPE, stderr=log, text=True
+            )
+        self.ready = json.loads(self._process.stdout.readline())
+
+    def kill(self):
+        self._process.kill()
+        self._process.wait()
+
+    def start_again(self):
+        """Where it was."""
+        self._start(self.host)
 
     def get(self, path, **headers):
         connection = http.client.HTTPConnection(self.host, timeout=PATIENCE)
@@ -94,8 +104,7 @@ class Gateway:
         return self
 
     def __exit__(self, kind, *_):
-        self._process.kill()
-        self._process.wait()
+        self.kill()
         if kind is not None:
             with open(self.log, encoding="utf-8") as log:
                 print(f"--- log of the gateway\n{log.read()}", file=sys.stderr)
