@@ -45,6 +45,7 @@ const PURE: &[&str] = &[
     "federation/stream.rs",
     "federation/window.rs",
     "relay/evidence.rs",
+    "relay/news.rs",
     "relay/notify/rule.rs",
     "relay/progress.rs",
     "relay/router.rs",
