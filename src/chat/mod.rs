@@ -47,7 +47,10 @@ use std::{
     time::Duration,
 };
 use teller::Duties;
-use tokio::sync::{Notify, mpsc};
+use tokio::{
+    sync::{Notify, mpsc},
+    time::Instant,
+};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use topic::{Head, Saved, Topic};
 
@@ -75,6 +78,9 @@ struct Inner {
     inbound: Inbound,
     duties: Mutex<BTreeMap<PeerId, Duties>>,
     telling: Notify,
+    opened_at: Instant,
+    /// Names this run of the node.
+    run: u64,
     stop: CancellationToken,
     tasks: TaskTracker,
 }
@@ -113,6 +119,8 @@ impl Chat {
             inbound,
             duties: Mutex::default(),
             telling: Notify::new(),
+            opened_at: Instant::now(),
+            run: getrandom::u64().map_err(Error::internal)?.max(1),
             stop,
             tasks: TaskTracker::new(),
         }));
@@ -169,7 +177,7 @@ impl Chat {
             waiting: row.waiting,
             lost: row.lost,
         };
-        let topic = Topic::new(saved, row.number);
+        let topic = Topic::new(saved, row.number, self.0.run);
         let mut rooms = self.rooms();
         if rooms.len() >= HOT_MAX {
             // Whoever has work to do, or is read, is held by somebody else too.
