@@ -57,6 +57,7 @@ const PURE: &[&str] = &[
     "relay/window.rs",
     "chat/content.rs",
     "chat/topic.rs",
+    "chat/topic/home.rs",
     "chat/topic/ids.rs",
     "chat/topic/replica.rs",
     "chat/news.rs",
