@@ -226,7 +226,7 @@ impl TestNode {
 
     /// A token for a local caller, made over the operator's socket; as a header.
     pub async fn bearer(&self, principal: &str) -> MetadataValue<Ascii> {
-        let request = NewTokenRequest { principal: principal.into(), ttl: 0 };
+        let request = NewTokenRequest { principal: principal.into(), ttl: 0, user: String::new() };
         let token = self.operator().await.new_token(request).await.unwrap().into_inner().token;
         format!("Bearer {token}").parse().unwrap()
     }
