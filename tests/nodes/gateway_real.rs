@@ -30,7 +30,7 @@ use tonic::{
 
 /// The token itself, and its id.
 async fn token(node: &TestNode, principal: &str) -> (String, String) {
-    let request = NewTokenRequest { principal: principal.into(), ttl: 0 };
+    let request = NewTokenRequest { principal: principal.into(), ..NewTokenRequest::default() };
     let made = node.operator().await.new_token(request).await.unwrap().into_inner();
     (made.token, made.id)
 }
@@ -272,4 +272,10 @@ async fn a_gateway_with_a_certificate_serves_https() {
         let first = timeout(LONG, events.frame()).await.unwrap().unwrap().unwrap().into_data().unwrap();
         assert!(first.starts_with(b"retry: "), "{first:?}");
     }
+    let mut socket = Socket::open_tls(gateway.address, "/ws?token=a1", &node.certificate()).await.unwrap();
+    assert_eq!(socket.message().await["type"], "ready");
+    backend.publish("alice", "1");
+    assert_eq!(socket.message().await["envelope"]["event_id"], "event-1");
+    gateway.terminate();
+    assert_eq!(socket.closed().await.0, 1001);
 }
