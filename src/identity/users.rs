@@ -181,8 +181,10 @@ impl Users {
                 "user: {principal} cannot be bound to one; a party:NAME of this node can"
             )));
         }
-        let user = self.enabled(name).await?;
-        self.0.tokens.issue_bound(principal, None, ttl, Some(user.id)).await
+        let user = self.enabled(name).await?.id;
+        let (tokens, principal) = (self.0.tokens.clone(), principal.clone());
+        let work = async move { tokens.issue_bound(&principal, None, ttl, Some(user)).await };
+        self.0.tokens.see_through(work).await
     }
 
     /// The user of the name, made on first use.
