@@ -7,14 +7,12 @@
 //! before it: what the machine gives without this program. The load of the
 //! machine is printed too; figures of a busy one are worth little, ratios more.
 
+#[path = "postbox/alone.rs"]
+mod alone;
 #[path = "postbox/chatting.rs"]
 mod chatting;
 #[path = "postbox/delivery.rs"]
 mod delivery;
-#[path = "postbox/disk.rs"]
-mod disk;
-#[path = "postbox/echo.rs"]
-mod echo;
 #[path = "postbox/idle.rs"]
 mod idle;
 #[path = "postbox/load.rs"]
@@ -29,8 +27,6 @@ mod process;
 mod report;
 #[path = "postbox/send.rs"]
 mod send;
-#[path = "postbox/usage.rs"]
-mod usage;
 
 use report::Report;
 use std::{env, process::ExitCode, time::Duration};
@@ -51,8 +47,6 @@ const NAMES: [&str; 12] = [
     "chat",
     "fanout",
 ];
-/// How this program is told to be the echo server; a directory follows.
-const ECHO: &str = "--echo-server";
 
 /// How much is measured.
 #[derive(Debug, Clone, Copy)]
@@ -87,11 +81,7 @@ fn main() -> ExitCode {
         Ok(runtime) => runtime,
         Err(error) => return complain(&error.into()),
     };
-    let done = match &arguments[..] {
-        [echo, dir] if echo == ECHO => runtime.block_on(echo::serve(dir.as_ref())),
-        _ => runtime.block_on(run(&arguments)),
-    };
-    match done {
+    match runtime.block_on(run(&arguments)) {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => complain(&failure),
     }
@@ -121,7 +111,7 @@ async fn run(arguments: &[String]) -> Result<(), Failure> {
     report.machine("at the start");
     for name in names {
         match name {
-            "baselines" => disk::baselines(&mut report, size).await?,
+            "baselines" => alone::baselines(&mut report, size).await?,
             "idle" => idle::run(&mut report, size).await?,
             "send" => send::run(&mut report, size).await?,
             "courier" => delivery::courier(&mut report, size).await?,

@@ -2,23 +2,29 @@
 //! pulled by the page when one was away.
 
 use crate::{
-    Failure, Size, disk,
-    echo::EchoProcess,
+    Failure, Size,
     idle::start,
-    load::{Backend, Shape, event},
+    load::{echo, mailroom, rows_per_second},
     parties::percentile,
     process::NodeProcess,
     report::{Aim, Figure, Report},
-    usage::{cpu, memory},
 };
-use pillarbox::store::Store;
+use pillarbox::{
+    bench::{
+        baselines::fdatasyncs,
+        events::{Shape, event},
+        mailroom::Mailroom,
+        usage::{cpu, memory},
+    },
+    store::Store,
+};
 use std::time::Instant;
 
 /// Two nodes that know each other and have met.
-async fn pair(a: &NodeProcess, b: &NodeProcess) -> Result<Backend, Failure> {
+async fn pair(a: &NodeProcess, b: &NodeProcess) -> Result<Mailroom, Failure> {
     b.add_peer(a);
     a.add_peer(b);
-    let backend = Backend::of(a).await?;
+    let backend = mailroom(a).await?;
     backend.until(&b.server_id, "reached", |peer| peer.outbound_ok_at > 0).await?;
     Ok(backend)
 }
@@ -37,7 +43,7 @@ async fn courier_of(report: &mut Report, size: Size, shape: Shape, what: &str) -
     let backend = pair(&a, &b).await?;
     let (mut values, mut limits, mut sender, mut receiver) = (vec![], vec![], vec![], vec![]);
     for round in 0..size.rounds as u64 {
-        limits.push(disk::rows_per_second(size.span).await?);
+        limits.push(rows_per_second(size.span).await?);
         a.ok(&["queue", "hold", &b.server_id]);
         backend.fill(&b.server_id, shape, round * size.couriered..(round + 1) * size.couriered).await?;
         a.ok(&["queue", "release", &b.server_id]);
@@ -69,11 +75,11 @@ async fn courier_of(report: &mut Report, size: Size, shape: Shape, what: &str) -
 async fn idle_latency(report: &mut Report, size: Size) -> Result<(), Failure> {
     let dirs = [crate::directory()?, crate::directory()?, crate::directory()?];
     let (a, b) = (NodeProcess::start(dirs[0].path(), &[]), NodeProcess::start(dirs[1].path(), &[]));
-    let (backend, there, echo) = (pair(&a, &b).await?, Backend::of(&b).await?, EchoProcess::start().await?);
+    let (backend, there, echo) = (pair(&a, &b).await?, mailroom(&b).await?, echo().await?);
     let mut log = there.receive().await?;
     let (mut p50, mut p99, mut limits) = (vec![], vec![], vec![]);
     for round in 0..size.rounds as u64 {
-        let (call, sync) = (echo.calls(1, size.span).await?.calls, disk::fdatasyncs(dirs[2].path(), size.span)?);
+        let (call, sync) = (echo.calls(1, size.span).await?.calls, fdatasyncs(dirs[2].path(), size.span)?);
         limits.push(1e6 * (1.0 / call + 2.0 / sync));
         let mut times = vec![];
         for number in 0..size.timed as u64 {
@@ -119,8 +125,8 @@ async fn drain_of(report: &mut Report, size: Size, shape: Shape, what: &str) -> 
     a.kill();
 
     let (mut a, starting) = start(dirs[0].path(), &settings);
-    let backend = Backend::of(&a).await?;
-    let rows = disk::rows_per_second(size.span).await?;
+    let backend = mailroom(&a).await?;
+    let rows = rows_per_second(size.span).await?;
     let mut b = NodeProcess::start(dirs[1].path(), &settings);
     let (since, used) = (Instant::now(), [cpu(a.pid())?, cpu(b.pid())?]);
     backend.until(&b.server_id, "up to date", |peer| peer.queued == 0).await?;
