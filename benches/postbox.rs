@@ -15,6 +15,8 @@ mod chatting;
 mod delivery;
 #[path = "postbox/idle.rs"]
 mod idle;
+#[path = "postbox/link.rs"]
+mod link;
 #[path = "postbox/load.rs"]
 mod load;
 #[path = "postbox/nats.rs"]
@@ -27,17 +29,20 @@ mod process;
 mod report;
 #[path = "postbox/send.rs"]
 mod send;
+#[path = "postbox/wan.rs"]
+mod wan;
 
 use report::Report;
 use std::{env, process::ExitCode, time::Duration};
 
 type Failure = Box<dyn std::error::Error + Send + Sync>;
 
-const NAMES: [&str; 12] = [
+const NAMES: [&str; 13] = [
     "baselines",
     "idle",
     "send",
     "courier",
+    "wan",
     "drain",
     "route",
     "latency",
@@ -56,6 +61,8 @@ struct Size {
     span: Duration,
     /// Events sent in batches.
     couriered: u64,
+    /// Events over a long link.
+    far: u64,
     /// Events drained by Pull.
     drained: u64,
     /// Messages whose way is timed.
@@ -68,12 +75,20 @@ const FULL: Size = Size {
     rounds: 3,
     span: Duration::from_secs(3),
     couriered: 300_000,
+    far: 600_000,
     drained: 1_000_000,
     timed: 2_000,
     parties: 2_000,
 };
-const QUICK: Size =
-    Size { rounds: 1, span: Duration::from_millis(500), couriered: 20_000, drained: 50_000, timed: 200, parties: 200 };
+const QUICK: Size = Size {
+    rounds: 1,
+    span: Duration::from_millis(500),
+    couriered: 20_000,
+    far: 100_000,
+    drained: 50_000,
+    timed: 200,
+    parties: 200,
+};
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = env::args().skip(1).collect();
@@ -81,7 +96,12 @@ fn main() -> ExitCode {
         Ok(runtime) => runtime,
         Err(error) => return complain(&error.into()),
     };
-    match runtime.block_on(run(&arguments)) {
+    let done = match &arguments[..] {
+        [end, address] if end == wan::SINK => wan::serve_sink(address),
+        [end, address, bytes] if end == wan::SOURCE => wan::run_source(address, bytes),
+        _ => runtime.block_on(run(&arguments)),
+    };
+    match done {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => complain(&failure),
     }
@@ -115,6 +135,7 @@ async fn run(arguments: &[String]) -> Result<(), Failure> {
             "idle" => idle::run(&mut report, size).await?,
             "send" => send::run(&mut report, size).await?,
             "courier" => delivery::courier(&mut report, size).await?,
+            "wan" => wan::run(&mut report, size).await?,
             "route" => parties::route(&mut report, size).await?,
             "latency" => parties::latency(&mut report, size).await?,
             "broadcast" => parties::broadcast(&mut report, size).await?,
