@@ -32,3 +32,14 @@ pub mod proto;
 pub mod relay;
 pub mod store;
 pub mod types;
+
+// What the simulations of pure rules share with `tests/sim`.
+#[cfg(test)]
+#[path = "../tests/sim/rng.rs"]
+mod rng;
+#[cfg(test)]
+#[path = "../tests/sim/seeds.rs"]
+mod seeds;
+#[cfg(test)]
+#[path = "../tests/sim/worlds.rs"]
+mod worlds;

@@ -17,12 +17,15 @@ mod node;
 mod oracle;
 #[path = "sim/rng.rs"]
 mod rng;
+#[path = "sim/seeds.rs"]
+mod seeds;
 #[path = "sim/stock.rs"]
 mod stock;
 #[path = "sim/world.rs"]
 mod world;
 
 use oracle::{Sight, Sights};
+use seeds::{chosen, number};
 use std::{
     ops::Range,
     panic::catch_unwind,
@@ -34,11 +37,6 @@ const SEEDS: u64 = 10_000;
 
 /// Seeds that once failed, and why.
 const REGRESSIONS: &[(u64, &str)] = &[];
-
-fn number(name: &str) -> Option<u64> {
-    let text = std::env::var(name).ok()?;
-    Some(text.parse().unwrap_or_else(|_| panic!("{name}={text}: a number is wanted")))
-}
 
 fn run(seed: u64) -> Result<Sights, String> {
     catch_unwind(|| world::run(seed, false))
@@ -85,7 +83,7 @@ fn nothing_acknowledged_is_lost_repeated_or_reordered() {
         world::run(seed, true).unwrap_or_else(|rule| panic!("SEED={seed}: {rule}"));
         return;
     }
-    let (_, failures) = run_all(0..number("SEEDS").unwrap_or(SEEDS));
+    let (_, failures) = run_all(chosen(SEEDS));
     assert!(failures.is_empty(), "{} worlds failed:\n{}", failures.len(), failures.join("\n"));
 }
 

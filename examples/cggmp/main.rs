@@ -18,7 +18,7 @@ use cggmp24::{
 };
 use k256::{ecdsa::signature::Verifier, sha2::Sha256};
 use rand_core::OsRng;
-use stage::{Actor, Director, Outage, Run};
+use stage::{Actor, Director, Outage, Run, bytes, hex};
 use std::{error::Error, process::ExitCode};
 
 const THRESHOLD: u16 = 2;
@@ -88,15 +88,6 @@ async fn play(director: &mut Director) -> Result<String, String> {
 fn verify(key: &str, signature: &str, message: &[u8]) -> Result<(), Box<dyn Error>> {
     let key = k256::ecdsa::VerifyingKey::from_sec1_bytes(&bytes(key)?)?;
     Ok(key.verify(message, &k256::ecdsa::Signature::from_slice(&bytes(signature)?)?)?)
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
-}
-
-fn bytes(hex: &str) -> Result<Vec<u8>, Box<dyn Error>> {
-    let digits = |at: usize| hex.get(at..at + 2).ok_or("half a byte");
-    (0..hex.len()).step_by(2).map(|at| Ok(u8::from_str_radix(digits(at)?, 16)?)).collect()
 }
 
 fn main() -> ExitCode {

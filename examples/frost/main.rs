@@ -23,7 +23,7 @@ use round_based::{
 };
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
-use stage::{Actor, Director, Outage, Run};
+use stage::{Actor, Director, Outage, Run, bytes, hex};
 use std::{collections::BTreeMap, error::Error, process::ExitCode};
 
 const THRESHOLD: u16 = 2;
@@ -189,15 +189,6 @@ fn verify(key: &str, signature: &str, message: &[u8]) -> Result<(), Box<dyn Erro
     let key: [u8; 32] = bytes(key)?.try_into().map_err(|_| "the key has another length")?;
     let signature = ed25519_dalek::Signature::from_slice(&bytes(signature)?)?;
     Ok(ed25519_dalek::VerifyingKey::from_bytes(&key)?.verify_strict(message, &signature)?)
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
-}
-
-fn bytes(hex: &str) -> Result<Vec<u8>, Box<dyn Error>> {
-    let digits = |at: usize| hex.get(at..at + 2).ok_or("half a byte");
-    (0..hex.len()).step_by(2).map(|at| Ok(u8::from_str_radix(digits(at)?, 16)?)).collect()
 }
 
 fn main() -> ExitCode {

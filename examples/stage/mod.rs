@@ -15,6 +15,7 @@ pub use party::{Actor, Run};
 use serde::{Deserialize, Serialize};
 use std::{
     env,
+    error::Error,
     io::{self, Write},
     process::ExitCode,
 };
@@ -99,4 +100,15 @@ pub fn failed(why: &str) -> ExitCode {
 /// A party's name without its server.
 fn short(name: &str) -> &str {
     name.split('@').next().unwrap_or(name)
+}
+
+/// Bytes as results and verdicts are told.
+pub fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// The bytes that [`hex`] wrote.
+pub fn bytes(hex: &str) -> Result<Vec<u8>, Box<dyn Error>> {
+    let digits = |at: usize| hex.get(at..at + 2).ok_or("half a byte");
+    (0..hex.len()).step_by(2).map(|at| Ok(u8::from_str_radix(digits(at)?, 16)?)).collect()
 }

@@ -28,6 +28,7 @@ use crate::{
     federation::Federation,
     identity::node_key::NodeKey,
     metrics::Metrics,
+    net::unread::Unread,
     store::{
         Store,
         chat::{Place, TopicRow},
@@ -65,6 +66,7 @@ struct Inner {
     /// How long messages wait for a home that is away.
     max_age: Duration,
     rooms: Mutex<HashMap<Uuid, Arc<Room>>>,
+    unread: Unread,
     counts: Mutex<Counts>,
     /// The number of the newest chat.
     newest: AtomicU64,
@@ -104,6 +106,7 @@ impl Chat {
             key,
             max_age,
             rooms: Mutex::default(),
+            unread: Unread::default(),
             counts: Mutex::new(counts),
             newest: AtomicU64::new(newest),
             federation: OnceLock::new(),

@@ -10,6 +10,10 @@ use super::{
 };
 use crate::{
     error::Error,
+    net::{
+        feed::{Held, Patience},
+        unread::pages,
+    },
     proto::chat::Message as Shown,
     store::chat::{Entry, Place},
     types::uuid::Uuid,
@@ -18,7 +22,10 @@ use std::{
     sync::{Arc, Mutex, PoisonError},
     time::Instant,
 };
-use tokio::sync::{Notify, watch};
+use tokio::{
+    sync::{Notify, Semaphore, watch},
+    time::timeout,
+};
 
 /// Messages and bytes read in one go for streams.
 const PAGE: usize = 256;
@@ -69,6 +76,8 @@ pub struct Reader {
     page: Option<(Arc<Page>, usize)>,
     /// It was up to date once.
     current: bool,
+    /// What this user's streams hold unread, all together.
+    unread: Arc<Semaphore>,
     behind_since: Option<Instant>,
     ending: Arc<Ending>,
 }
@@ -151,6 +160,7 @@ impl Chat {
     pub(super) async fn follow(
         &self,
         room: Arc<Room>,
+        user: &str,
         own: Option<u32>,
         after: Option<&str>,
         ending: Arc<Ending>,
@@ -162,13 +172,41 @@ impl Chat {
             None => revision,
         };
         let chat = self.clone();
-        Ok(Reader { chat, room, own, told, cuts, cursor, page: None, current: false, behind_since: None, ending })
+        let unread = self.0.unread.of(user);
+        let (page, current, behind_since) = (None, false, None);
+        Ok(Reader { chat, room, own, told, cuts, cursor, page, current, unread, behind_since, ending })
+    }
+
+    /// How long a stream may be left unread.
+    pub(super) fn patience(&self) -> Patience {
+        let over = self.too_slow("nothing of the stream was read").into();
+        Patience { lasts: self.0.config.slow_after, over }
+    }
+
+    fn too_slow(&self, why: &str) -> Error {
+        Error::exhausted(format!(
+            "{why} for more than {} ms (chat.slow_after); connect again with x-after-id of the last message",
+            self.0.config.slow_after.as_millis()
+        ))
     }
 }
 
 impl Reader {
-    /// The next message for the client; an error ends the stream.
-    pub async fn next(&mut self) -> Result<Shown, Error> {
+    /// The next message for the client, once there is room for it; an error ends
+    /// the stream.
+    pub async fn next(&mut self) -> Result<Held<Shown>, Error> {
+        let message = self.next_message().await?;
+        let room = self.unread.clone().acquire_many_owned(pages(prost::Message::encoded_len(&message)));
+        let room = tokio::select! {
+            room = timeout(self.chat.0.config.slow_after, room) => room,
+            () = self.ending.said.notified() => return Err(self.ending.take().unwrap_or_else(|| ended("the stream"))),
+            () = self.chat.0.stop.cancelled() => return Err(ended("the node")),
+        };
+        let room = room.map_err(|_| self.chat.too_slow("other streams of this user held all it may leave unread"))?;
+        Ok(Held { answer: message, room: Some(Arc::new(room.map_err(Error::internal)?)) })
+    }
+
+    async fn next_message(&mut self) -> Result<Shown, Error> {
         loop {
             if let Some(why) = self.ending.take() {
                 return Err(why);
@@ -223,10 +261,7 @@ impl Reader {
         let since = *self.behind_since.get_or_insert_with(Instant::now);
         let patience = self.chat.0.config.slow_after;
         match since.elapsed() > patience {
-            true => Err(Error::exhausted(format!(
-                "the stream is behind for more than {} ms (chat.slow_after); connect again with x-after-id of the last message",
-                patience.as_millis()
-            ))),
+            true => Err(self.chat.too_slow("the stream is behind")),
             false => Ok(()),
         }
     }
@@ -235,9 +270,11 @@ impl Reader {
         tokio::select! {
             changed = self.told.changed() => changed.map_err(|_| Error::unavailable("the chat is closed; connect again")),
             () = self.ending.said.notified() => Ok(()),
-            () = self.chat.0.stop.cancelled() => {
-                Err(Error::unavailable("the node stops; connect again, nothing is lost"))
-            }
+            () = self.chat.0.stop.cancelled() => Err(ended("the node")),
         }
     }
+}
+
+fn ended(what: &str) -> Error {
+    Error::unavailable(format!("{what} stops; connect again, nothing is lost"))
 }

@@ -264,7 +264,7 @@ impl Face for Service {
         }
         let after = metadata_text(&metadata, "x-after-id")?;
         let ending = Arc::new(Ending::default());
-        let reader = self.chat.follow(room.clone(), author, after.as_deref(), ending.clone()).await?;
+        let reader = self.chat.follow(room.clone(), &name, author, after.as_deref(), ending.clone()).await?;
         let seat = author.map(|author| Seat { room, author });
         let listening = self.chat.0.tasks.spawn(self.clone().listen(caller, seat, (chat_id, user_id), said, ending));
         // Nobody listens to a client that is gone.
@@ -276,7 +276,7 @@ impl Face for Service {
                 Err(error) => Some((Err(error.into()), None)),
             }
         });
-        Ok(Response::new(self.tokens.until_lapse(&metadata, messages)))
+        Ok(Response::new(self.tokens.while_read(&metadata, messages, Some(self.chat.patience()))))
     }
 }
 

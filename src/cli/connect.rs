@@ -5,6 +5,7 @@
 
 use super::Failure;
 use crate::admin::client;
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use std::{future::Future, io, path::Path, time::Duration};
 use tokio::time::timeout;
 use tonic::{Code, Status, Streaming};
@@ -14,6 +15,9 @@ pub use crate::admin::client::{Client as Admin, Sessions};
 
 /// The longest a command's call may take; the node itself gives a peer 30 s.
 const CALL: Duration = Duration::from_secs(60);
+
+/// How often a stream that has nothing to print looks whether anybody reads.
+const READER_LOOKED_AT: Duration = Duration::from_secs(1);
 
 /// Connects to the node that runs on `data_dir`.
 pub async fn connect(data_dir: &Path) -> Result<Admin, Failure> {
@@ -64,9 +68,25 @@ pub async fn next<T>(stream: &mut Streaming<T>) -> Result<Option<T>, Failure> {
     }
 }
 
-/// The next of a stream that goes on until one side ends it.
+/// The next of a stream that goes on until one side ends it; also ends when
+/// nobody reads what is printed any more: `pillarbox … --watch | head`.
 pub async fn next_live<T>(stream: &mut Streaming<T>) -> Result<Option<T>, Failure> {
-    stream.message().await.map_err(|status| Failure::Failed(line(&status)))
+    loop {
+        if let Ok(message) = timeout(READER_LOOKED_AT, stream.message()).await {
+            return message.map_err(|status| Failure::Failed(line(&status)));
+        }
+        if is_reader_gone() {
+            return Err(Failure::ReaderGone);
+        }
+    }
+}
+
+/// Whether stdout is a pipe or terminal whose other end is closed.
+fn is_reader_gone() -> bool {
+    let stdout = io::stdout();
+    let mut stdout = [PollFd::new(&stdout, PollFlags::empty())];
+    let closed = PollFlags::ERR | PollFlags::HUP;
+    poll(&mut stdout, Some(&Timespec::default())).is_ok() && stdout[0].revents().intersects(closed)
 }
 
 /// A status as one line: what the node said, what helps, and the code.

@@ -9,6 +9,8 @@
 
 mod bench;
 mod connect;
+#[cfg(test)]
+mod contract;
 mod dead;
 mod demo;
 mod event;

@@ -10,7 +10,7 @@
 use super::principal::{Principal, bearer, new_token, token_hash};
 use crate::{
     error::Error,
-    net::feed::{Feed, Held},
+    net::feed::{Feed, Held, Patience},
     store::{Change, Done, Op, Store, TokenHash, TokenRow, TokenUse, UserState},
     types::{Millis, UserId},
 };
@@ -247,11 +247,21 @@ impl Tokens {
         metadata: &MetadataMap,
         stream: impl Stream<Item = Result<I, Status>> + Send + 'static,
     ) -> Answers<T> {
+        self.while_read(metadata, stream, None)
+    }
+
+    /// The same, and ends for who does not read, too.
+    pub fn while_read<T: Send + 'static, I: Into<Held<T>>>(
+        &self,
+        metadata: &MetadataMap,
+        stream: impl Stream<Item = Result<I, Status>> + Send + 'static,
+        patience: Option<Patience>,
+    ) -> Answers<T> {
         // Before anything else: what is revoked from now on is heard of.
         let revoked = self.0.revoked.subscribe();
         let lapse = self.clone().lapse(hash_of(metadata), revoked);
         let stream = stream.map(|item| item.map(I::into));
-        Box::pin(Feed::new(&self.0.tasks, stream, async { lapse.await.into() }))
+        Box::pin(Feed::new(&self.0.tasks, stream, async { lapse.await.into() }, patience))
     }
 
     async fn lapse(self, hash: Result<TokenHash, Error>, mut revoked: watch::Receiver<()>) -> Error {

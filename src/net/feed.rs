@@ -10,8 +10,12 @@ use std::{
     pin::Pin,
     sync::{Arc, OnceLock},
     task::{Context, Poll},
+    time::Duration,
 };
-use tokio::sync::{OwnedSemaphorePermit, mpsc};
+use tokio::{
+    sync::{OwnedSemaphorePermit, mpsc},
+    time::timeout,
+};
 use tokio_stream::{Stream, StreamExt};
 use tokio_util::task::TaskTracker;
 use tonic::Status;
@@ -37,6 +41,14 @@ impl<T> From<T> for Held<T> {
 
 type Item<T> = Result<Held<T>, Status>;
 
+/// How long a client may leave what waits for it unread, and what it is told
+/// when it reads again. What waits then is not given out any more.
+#[derive(Debug, Clone)]
+pub struct Patience {
+    pub lasts: Duration,
+    pub over: Status,
+}
+
 /// The client's side; the task ends when it is dropped.
 pub struct Feed<T> {
     queue: mpsc::Receiver<Box<Item<T>>>,
@@ -48,11 +60,13 @@ pub struct Feed<T> {
 }
 
 impl<T: Send + 'static> Feed<T> {
-    /// `end`: ends it whenever it is ready, with this status.
+    /// `end`: ends it whenever it is ready, with this status. `patience`: none,
+    /// a client may take all the time there is.
     pub fn new(
         tasks: &TaskTracker,
         stream: impl Stream<Item = Item<T>> + Send + 'static,
         end: impl Future<Output = Status> + Send + 'static,
+        patience: Option<Patience>,
     ) -> Self {
         let (door, queue) = mpsc::channel(QUEUE);
         let ended = Arc::new(OnceLock::new());
@@ -61,16 +75,26 @@ impl<T: Send + 'static> Feed<T> {
             let work = async {
                 let mut stream = std::pin::pin!(stream);
                 while let Some(item) = stream.next().await {
-                    if door.send(Box::new(item)).await.is_err() {
-                        return;
+                    let sent = door.send(Box::new(item));
+                    match &patience {
+                        None => drop(sent.await),
+                        Some(patience) if timeout(patience.lasts, sent).await.is_err() => {
+                            return Some(patience.over.clone());
+                        }
+                        Some(_) => {}
                     }
                 }
+                None
             };
-            tokio::select! {
+            let over = tokio::select! {
                 biased;
-                status = end => drop(ended.set(status)),
-                () = door.closed() => {}
-                () = work => {}
+                status = end => Some(status),
+                () = door.closed() => None,
+                over = work => over,
+            };
+            if let Some(status) = over {
+                // Nobody else sets it.
+                let _ = ended.set(status);
             }
         });
         feed

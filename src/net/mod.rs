@@ -22,6 +22,7 @@ pub mod post;
 pub mod requests;
 pub(crate) mod tasks;
 pub mod tls;
+pub mod unread;
 
 use crate::error::Error;
 use serde::{Deserialize, Serialize};

@@ -8,12 +8,14 @@ use super::{
     Relay, names,
     notify::Kind as Notice,
     reader::stops,
-    room::{self, PAGE_BYTES, pages},
     router::{Announced, check_id},
 };
 use crate::{
     error::Error,
-    net::feed::{Held, Room},
+    net::{
+        feed::{Held, Room},
+        unread::{self, PAGE_BYTES, pages},
+    },
     proto::{
         mpc::router::v1::SessionEvent,
         pillarbox::relay::v1::{Letter, letter::Kind},
@@ -305,7 +307,7 @@ impl Relay {
             None => 0,
         };
         let subscription = Arc::new(EventSubscription { party, types, wake: Notify::new() });
-        let bound = subscription.party().map_or_else(room::alone, |party| self.0.rooms.of(party));
+        let bound = subscription.party().map_or_else(unread::alone, |party| self.0.unread.of(party));
         let id = self.open_events(subscription.clone())?;
         let reader = Reader { relay: self.clone(), id, subscription, cursor, bound, page: VecDeque::new() };
         Ok(Box::pin(stream::unfold(Some(reader), |reader| async {

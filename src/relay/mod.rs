@@ -19,7 +19,6 @@ mod notify;
 mod presence;
 pub mod progress;
 mod reader;
-mod room;
 pub mod router;
 mod routing;
 mod service;
@@ -38,6 +37,7 @@ use crate::{
     federation::Federation,
     identity::node_key::NodeKey,
     metrics::Metrics,
+    net::unread::Unread,
     store::{
         Change, Store,
         relay::{Change as Row, PartyRole, PartyRow, SessionRow},
@@ -48,7 +48,6 @@ use events::EventSubscription;
 use names::Name;
 use presence::Presence;
 use reader::Subscription;
-use room::Rooms;
 use router::{Limits, Router, Saved};
 use routing::Underway;
 use sessions::Watchers;
@@ -88,7 +87,7 @@ struct Inner {
     notifier: Notifier,
     streams: Mutex<Streams>,
     watchers: Watchers,
-    rooms: Rooms,
+    unread: Unread,
     underway: Underway,
     /// Handed to subscribers, not yet written.
     passing: Mutex<Passing>,
@@ -167,7 +166,7 @@ impl Relay {
             notifier,
             streams: Mutex::new(Streams::new()),
             watchers: Watchers::default(),
-            rooms: Rooms::default(),
+            unread: Unread::default(),
             underway: Underway::default(),
             passing: Mutex::default(),
             newest: AtomicU64::new(newest),

@@ -3,18 +3,20 @@
 //!
 //! Order, repeats and giving up are `window.rs`'s word. What waits in memory
 //! for a slow client is bounded for all streams of its party together
-//! (`room.rs`). A task of its own works on it (`net/feed.rs`): it ends, and its
+//! (`net/unread.rs`). A task of its own works on it (`net/feed.rs`): it ends, and its
 //! subscription with it, when the client goes.
 
 use super::{
     Relay,
-    room::{PAGE_BYTES, pages},
     status::{Finish, Sent},
     window::{Due, Row as Seen, Window},
 };
 use crate::{
     error::Error,
-    net::feed::{Held, Room},
+    net::{
+        feed::{Held, Room},
+        unread::{PAGE_BYTES, pages},
+    },
     proto::mpc::router::v1::MpcMessage,
     store::relay::OpenDelivery,
     types::Millis,
@@ -105,7 +107,7 @@ impl Relay {
         });
         let id = self.open(subscription.clone())?;
         subscription.session.iter().for_each(|session| self.0.watchers.changed(session));
-        let bound = self.0.rooms.of(&subscription.party);
+        let bound = self.0.unread.of(&subscription.party);
         let (page, repeats) = (VecDeque::new(), BTreeMap::new());
         let reader = Reader { relay: self.clone(), id, subscription, bound, page, repeats };
         Ok(Box::pin(stream::unfold(Some(reader), |reader| async {

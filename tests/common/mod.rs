@@ -242,6 +242,18 @@ impl TestNode {
     }
 }
 
+/// A node that looks for rows at its peers often.
+pub fn quick(config: &mut Config) {
+    config.federation.pull_interval = Duration::from_millis(200);
+}
+
+/// Two such nodes that federate.
+pub async fn two() -> (TestNode, TestNode) {
+    let (a, b) = (TestNode::start_with(quick).await, TestNode::start_with(quick).await);
+    federate(&a, &b).await;
+    (a, b)
+}
+
 /// Makes each a peer of the other, keys pinned.
 pub async fn federate(a: &TestNode, b: &TestNode) {
     a.add(&b.id, b.key).await;

@@ -291,6 +291,37 @@ async fn a_slow_reader_is_ended_and_nobody_else_notices() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn streams_that_nobody_reads_are_ended_and_their_user_goes_on() {
+    let node = TestNode::start_with(|config| config.chat.slow_after = Duration::from_millis(100)).await;
+    let (alice, bob) = (Talker::of(&node, "alice").await, Talker::of(&node, "bob").await);
+    let chat = alice.new_chat(&["alice", "bob"]).await.unwrap();
+    let mut unread = Vec::new();
+    for _ in 0..40 {
+        let there = Talker::of(&node, "bob").await;
+        unread.push((there.connect(&chat).await.unwrap(), there));
+    }
+    // More than waits for a client anywhere on the way.
+    let long = "x".repeat(60 << 10);
+    for n in 0..100 {
+        alice.send_once(&chat, &n.to_string(), &long).await.unwrap();
+    }
+    for (stream, _) in &mut unread {
+        let status = loop {
+            match stream.next().await {
+                Ok(message) => assert_eq!(message.text.len(), long.len()),
+                Err(status) => break status,
+            }
+        };
+        assert_eq!(status.code(), Code::ResourceExhausted, "{status}");
+        assert!(status.message().contains("x-after-id"), "{status}");
+    }
+    assert_eq!(bob.page(&chat, None, Some("1")).await.unwrap().0[0].text, long);
+    let mut again = bob.connect(&chat).await.unwrap();
+    alice.send(&chat, "still there").await.unwrap();
+    assert_eq!(again.text().await, "still there");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn ten_thousand_messages_are_read_back_in_pages_and_in_one_answer() {
     let node = TestNode::start().await;
     let alice = Talker::of(&node, "alice").await;

@@ -2,7 +2,7 @@
 //! overfull or forged.
 
 use crate::{
-    common::{TestNode, faulty::Faulty, federate, forwarder::Forwarder},
+    common::{TestNode, faulty::Faulty, federate, forwarder::Forwarder, quick},
     eventually,
     talker::Talker,
 };
@@ -20,10 +20,6 @@ use pillarbox::{
 };
 use std::{path::PathBuf, time::Duration};
 use tonic::Code;
-
-fn quick(config: &mut pillarbox::config::Config) {
-    config.federation.pull_interval = Duration::from_millis(200);
-}
 
 fn at(name: &str, id: &ServerId) -> String {
     format!("{name}@{id}")

@@ -2,11 +2,12 @@
 //! who broadcast two payloads where there should be one.
 
 use crate::{
-    common::{LONG, TestNode, federate},
+    common::{LONG, TestNode, federate, quick},
     eventually,
-    party::{Party, announcement},
+    party::{Party, announcement, at},
 };
 use ed25519_dalek::{Signature, Signer, SigningKey, Verifier, VerifyingKey, pkcs8::DecodePrivateKey};
+use futures_util::StreamExt;
 use pillarbox::{
     config::Config,
     net::link::Link,
@@ -23,27 +24,27 @@ use pillarbox::{
 use sha2::{Digest, Sha256};
 use std::{
     collections::BTreeMap,
+    process::Stdio,
     time::{Duration, Instant},
 };
-use tokio::time::timeout;
+use tokio::{
+    io::{AsyncBufReadExt, BufReader},
+    time::timeout,
+};
 use tonic::{
     Code, Request, Status, Streaming,
     metadata::{Ascii, MetadataValue},
 };
 
-fn quick(config: &mut Config) {
-    config.federation.pull_interval = Duration::from_millis(200);
-    config.metrics.listen = Some(([127, 0, 0, 1], 0).into());
-}
-
+/// Two nodes that federate and count.
 async fn two() -> (TestNode, TestNode) {
-    let (a, b) = (TestNode::start_with(quick).await, TestNode::start_with(quick).await);
+    let measured = |config: &mut Config| {
+        quick(config);
+        config.metrics.listen = Some(([127, 0, 0, 1], 0).into());
+    };
+    let (a, b) = (TestNode::start_with(measured).await, TestNode::start_with(measured).await);
     federate(&a, &b).await;
     (a, b)
-}
-
-fn at(name: &str, node: &TestNode) -> String {
-    format!("{name}@{}", node.id)
 }
 
 /// Who looks at sessions.
@@ -455,6 +456,27 @@ async fn the_operator_sees_the_same_by_commands() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_command_that_prints_nothing_says_why_and_one_that_nobody_reads_ends() {
+    let a = TestNode::start_with(quick).await;
+    say(&Party::of(&a, "alice").await, 1, "commit", &["bob"], b"x").await;
+    let run = |args: &[&str]| {
+        let mut command = tokio::process::Command::new(env!("CARGO_BIN_EXE_pillarbox"));
+        command.arg("--data-dir").arg(&a.config.data_dir).args(args).kill_on_drop(true);
+        command
+    };
+    let none = ["--json", "mpc", "evidence", "s", "--round", "1", "--type", "commit", "--sender", "alice"];
+    let output = timeout(LONG, run(&none).output()).await.unwrap().unwrap();
+    assert!(output.status.success() && output.stdout.is_empty());
+    assert!(String::from_utf8_lossy(&output.stderr).contains("pillarbox mpc transcript s"));
+    // As `| head` does: the pipe is closed while there is nothing to print.
+    let mut watching = run(&["mpc", "show", "s", "--watch"]).stdout(Stdio::piped()).spawn().unwrap();
+    let mut lines = BufReader::new(watching.stdout.take().unwrap()).lines();
+    while !timeout(LONG, lines.next_line()).await.unwrap().unwrap().unwrap().starts_with("waiting for bob") {}
+    drop(lines);
+    assert!(timeout(LONG, watching.wait()).await.unwrap().unwrap().success());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_is_known_of_a_session_goes_with_it() {
     let short = |config: &mut Config| config.relay.retention = Duration::from_secs(1);
     let a = TestNode::start_with(short).await;
@@ -545,6 +567,63 @@ async fn a_sender_that_broadcasts_two_payloads_is_flagged_and_both_are_delivered
     assert_eq!(at_a.evidence(1, "commit", "alice").await.unwrap().records.len(), 3, "by its short name too");
     assert_eq!(at_a.evidence(2, "commit", "alice").await.unwrap(), EvidenceResponse::default());
     assert_eq!(at_a.evidence(0, "", "alice").await.unwrap_err().code(), Code::InvalidArgument);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn no_equivocation_hides_behind_a_thousand_others() {
+    const OTHERS: i32 = 1_001;
+    let a = TestNode::start_with(quick).await;
+    Party::service(&a).await.publish(announcement("s", &["alice", "mallory", "bob"])).await.unwrap();
+    let (alice, mallory) = (Party::of(&a, "alice").await, Party::of(&a, "mallory").await);
+    for payload in [&b"one"[..], b"other"] {
+        let mut rounds = futures_util::stream::iter(1..=OTHERS)
+            .map(|round| say(&mallory, round, "commit", &[], payload))
+            .buffer_unordered(64);
+        while rounds.next().await.is_some() {}
+    }
+    for payload in [&b"one"[..], b"other"] {
+        say(&alice, 1, "commit", &[], payload).await;
+    }
+    let observer = Observer::of(&a, "party:bob").await;
+    let last = observer.page("s", 2 * u64::try_from(OTHERS).unwrap(), 0).await.unwrap().slots;
+    assert_eq!(last.iter().map(|slot| slot.equivocation).collect::<Vec<_>>(), [true, true]);
+    assert_eq!(observer.list("", 0).await.unwrap()[0].equivocations, 1_002);
+    let mut watched = observer.watch("s").await.unwrap();
+    watched.next().await.unwrap();
+    assert_eq!((watched.last.equivocations.len(), watched.last.equivocation_count), (1_000, 1_002));
+    // One more is news, although no list grows.
+    for payload in [&b"one"[..], b"other"] {
+        say(&alice, 2, "commit", &[], payload).await;
+    }
+    while watched.last.equivocation_count < 1_003 {
+        watched.next().await.unwrap();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_watcher_that_does_not_read_gets_the_newest_then() {
+    let a = TestNode::start_with(quick).await;
+    let (alice, observer) = (Party::of(&a, "alice").await, Observer::of(&a, "service:x").await);
+    say(&alice, 1, "commit", &["bob"], b"x").await;
+    let mut watched = observer.watch("s").await.unwrap();
+    watched.next().await.unwrap();
+    for round in 2..=200 {
+        say(&alice, round, "commit", &["bob"], b"x").await;
+    }
+    while watched.last.messages < 200 {
+        watched.next().await.unwrap();
+    }
+    // One party takes 32 streams and no more.
+    let own = Observer::of(&a, "party:alice").await;
+    let mut open = Vec::new();
+    for _ in 0..32 {
+        open.push(own.watch("s").await.unwrap());
+    }
+    let refused = own.watch("s").await.map(drop).unwrap_err();
+    assert_eq!(refused.code(), Code::ResourceExhausted, "{refused}");
+    observer.watch("s").await.unwrap();
+    open.pop();
+    eventually!(own.watch("s").await.is_ok());
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -661,7 +740,8 @@ async fn a_broadcast_signed_under_a_former_name_is_taken() {
     say(&alice, 1, "commit", &[], b"signed before").await;
     let now = a.id.as_str().replace("localhost", "127.0.0.1");
     a.federation().rename(now.parse().unwrap()).await.unwrap();
-    say(&alice, 2, "commit", &[], b"signed after").await;
+    // Another payload, but not in the slot of the former name.
+    say(&alice, 1, "commit", &[], b"signed after").await;
     b.start_again().await;
     let mut messages = Party::of(&b, "bob").await.subscribe("s").await.unwrap();
     for (payload, sender) in
@@ -676,6 +756,7 @@ async fn a_broadcast_signed_under_a_former_name_is_taken() {
     let key = a.key.as_bytes().to_vec();
     assert_eq!(senders, [(before.clone(), key.clone().into()), (format!("alice@{now}"), key.into())]);
     for name in [before, format!("alice@{now}")] {
-        assert_eq!(observer.evidence(1, "commit", &name).await.unwrap().records.len(), 1, "{name}");
+        let evidence = observer.evidence(1, "commit", &name).await.unwrap();
+        assert_eq!((evidence.records.len(), evidence.equivocation), (2, false), "{name}");
     }
 }

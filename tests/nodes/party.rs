@@ -16,6 +16,11 @@ use tonic::{
     metadata::{Ascii, MetadataValue},
 };
 
+/// The name of a party of this node, as other nodes know it.
+pub fn at(name: &str, node: &TestNode) -> String {
+    format!("{name}@{}", node.id)
+}
+
 pub struct Party {
     pub name: String,
     pub client: MessageRouterClient<Link>,

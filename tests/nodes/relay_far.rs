@@ -1,9 +1,9 @@
 //! The router across nodes: parties that sign together from different servers.
 
 use crate::{
-    common::{TestNode, federate},
+    common::{TestNode, federate, quick, two},
     eventually,
-    party::{Party, announcement},
+    party::{Party, announcement, at},
 };
 use pillarbox::{
     config::Config,
@@ -13,22 +13,7 @@ use pillarbox::{
     },
     store::Op,
 };
-use std::time::Duration;
 use tonic::Code;
-
-fn quick(config: &mut Config) {
-    config.federation.pull_interval = Duration::from_millis(200);
-}
-
-async fn two() -> (TestNode, TestNode) {
-    let (a, b) = (TestNode::start_with(quick).await, TestNode::start_with(quick).await);
-    federate(&a, &b).await;
-    (a, b)
-}
-
-fn at(name: &str, node: &TestNode) -> String {
-    format!("{name}@{}", node.id)
-}
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_message_crosses_and_what_becomes_of_it_comes_back() {

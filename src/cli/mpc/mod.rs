@@ -15,7 +15,10 @@ use crate::{
     proto::pillarbox::relay::v1::{EvidenceRequest, ListRequest, TranscriptRequest, WatchRequest},
     types::Millis,
 };
-use std::path::Path;
+use std::{
+    io::{self, Write},
+    path::Path,
+};
 
 pub const EXAMPLES: &str = "Examples:
   pillarbox mpc list
@@ -184,7 +187,17 @@ async fn transcript(node: &mut Sessions, session: String, after: u64, out: &mut 
 }
 
 async fn evidence(node: &mut Sessions, request: EvidenceRequest, out: &mut Out) -> Result<(), Failure> {
+    let session = request.session_id.clone();
     let answer = call(node.evidence(request)).await?;
+    if answer.records.is_empty() {
+        // Stdout stays what a script reads: no record is no line.
+        let _ = writeln!(
+            io::stderr(),
+            "nothing was broadcast under this round, type and sender, or it is no longer kept; \
+             `pillarbox mpc transcript {}` lists what is",
+            plain(&session)
+        );
+    }
     if out.json() {
         return answer.records.iter().try_for_each(|record| out.object(&view::Record::from(record)));
     }

@@ -62,6 +62,10 @@ fn print(view: &View, known: &mut Known, out: &mut Out) -> Result<(), Failure> {
             plain(&twice.message_type)
         ))?;
     }
+    let unnamed = (view.equivocation_count as usize).saturating_sub(view.equivocations.len());
+    if unnamed > 0 {
+        out.line(&format!("and {unnamed} more equivocations; `pillarbox mpc transcript` marks them"))?;
+    }
     Ok(())
 }
 

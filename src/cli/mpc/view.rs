@@ -46,6 +46,7 @@ pub struct View<'a> {
     parties: Vec<Party<'a>>,
     rounds: Vec<Round<'a>>,
     equivocations: Vec<Claim<'a>>,
+    equivocation_count: u32,
 }
 
 #[derive(Serialize)]
@@ -119,6 +120,7 @@ impl<'a> From<&'a wire::View> for View<'a> {
             parties: it.parties.iter().map(party).collect(),
             rounds: it.rounds.iter().map(round).collect(),
             equivocations: it.equivocations.iter().map(claim).collect(),
+            equivocation_count: it.equivocation_count,
         }
     }
 }

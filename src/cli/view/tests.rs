@@ -1,33 +1,13 @@
 //! JSON has the fields of the contract, by name and in order.
 
 use super::*;
-use crate::proto::{
-    DESCRIPTORS,
-    pillarbox::{
+use crate::{
+    cli::contract::{fields, keys},
+    proto::pillarbox::{
         federation::v1::{Parcel, parcel::Body},
         relay::v1::Letter,
     },
 };
-use prost_types::{DescriptorProto, FileDescriptorSet};
-
-/// Field names of a message, "pillarbox.admin.v1.PeerDetail".
-fn fields(message: &str) -> Vec<String> {
-    let set = FileDescriptorSet::decode(DESCRIPTORS).expect("the build made it");
-    let (package, name) = message.rsplit_once('.').expect("a qualified name");
-    let found: Vec<DescriptorProto> =
-        set.file.into_iter().filter(|file| file.package() == package).flat_map(|file| file.message_type).collect();
-    let message = found.into_iter().find(|found| found.name() == name).expect(message);
-    message.field.iter().map(|field| field.name().to_owned()).collect()
-}
-
-/// Top-level keys in the order they are printed.
-fn keys(value: &impl Serialize) -> Vec<String> {
-    let text = serde_json::to_string(value).expect("plain values");
-    let map: serde_json::Map<String, serde_json::Value> = serde_json::from_str(&text).expect("an object");
-    let mut keys: Vec<_> = map.keys().cloned().collect();
-    keys.sort_by_key(|key| text.find(&format!("\"{key}\":")));
-    keys
-}
 
 #[test]
 fn the_keys_are_the_fields_of_the_contract() {

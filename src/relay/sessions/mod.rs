@@ -4,11 +4,13 @@
 //! Reads rows, bounded, when somebody asks; who watches is woken by what changes
 //! and reads at most four times a second. Writes nothing.
 
+mod news;
 mod service;
 mod watch;
+mod watchers;
 
 pub use service::{Service, operator_service};
-pub(super) use watch::Watchers;
+pub(super) use watchers::Watchers;
 
 use super::{
     Relay,
@@ -88,12 +90,12 @@ impl Relay {
         let mut sessions = Vec::with_capacity(found.len());
         for (session_id, members) in found {
             let last = self.0.store.last_slot(&session_id).await?;
-            let equivocations = self.0.store.equivocations(Some(&session_id), 0, PAGE_ROWS).await?.len();
+            let equivocations = self.0.store.equivocation_count(&session_id).await?;
             let slot = last.as_ref().and_then(|row| Slot::read(&row.session, &row.entry, row.digest));
             sessions.push(wire::Session {
                 owner: self.owner(members.owner).await?,
                 settled: members.settled,
-                parties: number(members.parties.len()),
+                parties: number(members.parties.len() as u64),
                 messages: last.as_ref().map_or(0, |row| row.position),
                 round: slot.map_or(0, |slot| slot.round),
                 active_at: last.and_then(|row| row.accepted_at).map_or(0, |at| at.0),
@@ -127,8 +129,9 @@ impl Relay {
         let rows = self.0.store.slots(&session, request.after, limit).await?;
         // After the slots, so that it is not behind them.
         let head = self.0.store.last_slot(&session).await?.map_or_else(Head::default, |row| row.head());
-        let twice = self.claimed_twice(&session).await?;
-        let slots = rows.into_iter().map(|row| shown(row, &twice)).collect::<Result<_, _>>()?;
+        let read = rows.iter().map(read).collect::<Result<Vec<_>, _>>()?;
+        let twice = self.0.store.claimed_twice(&session, read.iter().filter_map(Slot::claim)).await?;
+        let slots = rows.iter().zip(read).map(|(row, slot)| shown(row, slot, &twice)).collect();
         let bytes = evidence::head_bytes(&session, head.position, &head.link);
         let signature = self.0.key.sign(TRANSCRIPT, &bytes);
         let head = wire::Head {
@@ -142,12 +145,6 @@ impl Relay {
         Ok(wire::TranscriptResponse { slots, head: Some(head) })
     }
 
-    async fn claimed_twice(&self, session: &str) -> Result<HashSet<[u8; 16]>, Error> {
-        let rows = self.0.store.equivocations(Some(session), 0, PAGE_ROWS).await?;
-        let claim = |entry: &[u8]| Slot::read(session, entry, [0; 32])?.claim();
-        Ok(rows.iter().filter_map(|row| claim(&row.entry)).collect())
-    }
-
     async fn evidence(&self, caller: &Caller, request: wire::EvidenceRequest) -> Result<wire::EvidenceResponse, Error> {
         let wire::EvidenceRequest { session_id: session, round_number: round, message_type: kind, sender } = request;
         self.visible(caller, &session)?;
@@ -155,15 +152,16 @@ impl Relay {
             let text = "message_type: a broadcast of round 0 without a type claims nothing; its signature is in the transcript";
             return Err(Error::invalid(text));
         }
-        let mut records = Vec::new();
+        let (mut records, mut equivocation) = (Vec::new(), false);
         for sender in self.senders(&sender)? {
             let claim = evidence::claim(round, &kind, &sender);
-            for row in self.0.store.claimed(&session, &claim, PAYLOADS, RECORDS).await? {
+            let rows = self.0.store.claimed(&session, &claim, PAYLOADS, RECORDS).await?;
+            // Each name is a slot of its own: what was signed for two slots contradicts nothing.
+            equivocation |= rows.windows(2).any(|pair| pair[0].digest != pair[1].digest);
+            for row in &rows {
                 records.push(record(row)?);
             }
         }
-        // One sender under two names of its server is one sender still.
-        let equivocation = records.windows(2).any(|pair| pair[0].payload_sha256 != pair[1].payload_sha256);
         Ok(wire::EvidenceResponse { records, equivocation })
     }
 
@@ -230,7 +228,7 @@ impl Relay {
     }
 }
 
-fn number(count: usize) -> u32 {
+fn number(count: u64) -> u32 {
     u32::try_from(count).unwrap_or(u32::MAX)
 }
 
@@ -246,10 +244,9 @@ fn proof(row: &SlotRow) -> (Bytes, Bytes) {
     })
 }
 
-fn shown(row: SlotRow, twice: &HashSet<[u8; 16]>) -> Result<wire::Slot, Error> {
-    let slot = read(&row)?;
-    let (key, signature) = proof(&row);
-    Ok(wire::Slot {
+fn shown(row: &SlotRow, slot: Slot, twice: &HashSet<[u8; 16]>) -> wire::Slot {
+    let (key, signature) = proof(row);
+    wire::Slot {
         position: row.position,
         equivocation: slot.claim().is_some_and(|claim| twice.contains(&claim)),
         round_number: slot.round,
@@ -264,12 +261,12 @@ fn shown(row: SlotRow, twice: &HashSet<[u8; 16]>) -> Result<wire::Slot, Error> {
         signature,
         repeated: row.message.is_none(),
         accepted_at: row.accepted_at.unwrap_or(Millis(0)).0,
-    })
+    }
 }
 
-fn record(row: SlotRow) -> Result<wire::Record, Error> {
-    let slot = read(&row)?;
-    let (key, signature) = proof(&row);
+fn record(row: &SlotRow) -> Result<wire::Record, Error> {
+    let slot = read(row)?;
+    let (key, signature) = proof(row);
     Ok(wire::Record {
         session_id: slot.session,
         round_number: slot.round,

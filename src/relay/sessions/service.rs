@@ -1,17 +1,19 @@
 //! `pillarbox.relay.v1.Sessions` as its callers see it: verifies who calls,
 //! calls the handle, maps the answer. Never touches the store.
 
-use super::{Caller, watch::ViewStream};
+use super::Caller;
 use crate::{
     error::Error,
-    identity::tokens::Tokens,
+    identity::tokens::{Answers, Tokens},
+    net::feed::Feed,
     proto::pillarbox::relay::v1::{
-        EvidenceRequest, EvidenceResponse, ListRequest, ListResponse, TranscriptRequest, TranscriptResponse,
+        EvidenceRequest, EvidenceResponse, ListRequest, ListResponse, TranscriptRequest, TranscriptResponse, View,
         WatchRequest,
         sessions_server::{Sessions, SessionsServer},
     },
     relay::{Relay, router::check_session},
 };
+use std::future::pending;
 use tonic::{Request, Response, Status, metadata::MetadataMap};
 
 /// The service; hold it behind the node's one port, or the operator's socket.
@@ -44,20 +46,20 @@ impl Service {
 
 #[tonic::async_trait]
 impl Sessions for Service {
-    type WatchStream = ViewStream;
+    type WatchStream = Answers<View>;
 
     async fn list(&self, request: Request<ListRequest>) -> Result<Response<ListResponse>, Status> {
         let caller = self.caller(request.metadata()).await?;
         Ok(Response::new(self.relay.list(&caller, request.into_inner()).await?))
     }
 
-    async fn watch(&self, request: Request<WatchRequest>) -> Result<Response<ViewStream>, Status> {
+    async fn watch(&self, request: Request<WatchRequest>) -> Result<Response<Self::WatchStream>, Status> {
         let caller = self.caller(request.metadata()).await?;
         let (metadata, _, WatchRequest { session_id }) = request.into_parts();
         check_session(&session_id).map_err(Error::from)?;
         let views = self.relay.watch(caller, session_id)?;
         Ok(Response::new(match &self.tokens {
-            None => views,
+            None => Box::pin(Feed::new(&self.relay.0.tasks, views, pending(), None)),
             Some(tokens) => tokens.until_lapse(&metadata, views),
         }))
     }

@@ -1,9 +1,10 @@
 //! One stream of `Sessions/Watch`: woken by what changes, it reads the session's
 //! rows and hands on what is new.
 
-use super::{Caller, PAGE_ROWS};
+use super::{Caller, PAGE_ROWS, news::news, number, watchers::Watched};
 use crate::{
     error::Error,
+    net::feed::Held,
     proto::pillarbox::relay::v1 as wire,
     relay::{
         Relay,
@@ -18,15 +19,11 @@ use crate::{
 use futures_util::stream;
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap, HashSet},
-    pin::Pin,
-    sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicUsize, Ordering::Relaxed},
-    },
+    sync::Arc,
     time::Duration,
 };
 use tokio::{
-    sync::Notify,
+    sync::{Notify, Semaphore},
     time::{Instant, sleep_until, timeout},
 };
 use tokio_stream::Stream;
@@ -39,112 +36,6 @@ const DELIVERIES: usize = 8_192;
 const PAUSE: Duration = Duration::from_millis(250);
 /// Without a wake: heartbeats and subscriptions wake nobody.
 const LOOK_EVERY: Duration = Duration::from_secs(10);
-/// Open streams.
-const WATCHERS_MAX: usize = 1_024;
-
-pub type ViewStream = Pin<Box<dyn Stream<Item = Result<wire::View, Status>> + Send>>;
-
-/// Who watches what.
-#[derive(Debug, Default)]
-pub struct Watchers {
-    /// So that a message costs nothing when nobody watches.
-    count: AtomicUsize,
-    open: Mutex<Open>,
-}
-
-#[derive(Debug, Default)]
-struct Open {
-    next: u64,
-    by_session: HashMap<String, Arc<Watched>>,
-}
-
-/// A session that somebody watches.
-#[derive(Debug, Default)]
-struct Watched {
-    /// One for each stream.
-    wakes: Mutex<BTreeMap<u64, Arc<Notify>>>,
-    /// Messages in its view that parties elsewhere have not done with; `None`
-    /// while it is made.
-    afar: Mutex<Option<HashSet<u64>>>,
-    /// The last view, and when it was begun; made once for all streams.
-    view: tokio::sync::Mutex<Option<(Instant, Arc<wire::View>)>>,
-}
-
-impl Watched {
-    fn wakes(&self) -> MutexGuard<'_, BTreeMap<u64, Arc<Notify>>> {
-        self.wakes.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn afar(&self) -> MutexGuard<'_, Option<HashSet<u64>>> {
-        self.afar.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn wake(&self) {
-        self.wakes().values().for_each(|wake| wake.notify_one());
-    }
-}
-
-impl Watchers {
-    fn lock(&self) -> MutexGuard<'_, Open> {
-        self.open.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Something happened in a session.
-    pub fn changed(&self, session: &str) {
-        if !self.is_idle()
-            && let Some(watched) = self.lock().by_session.get(session)
-        {
-            watched.wake();
-        }
-    }
-
-    /// Another server told of these messages.
-    pub fn told(&self, messages: &[u64]) {
-        if self.is_idle() {
-            return;
-        }
-        for watched in self.lock().by_session.values() {
-            let concerned = {
-                let afar = watched.afar();
-                afar.as_ref().is_none_or(|afar| messages.iter().any(|number| afar.contains(number)))
-            };
-            if concerned {
-                watched.wake();
-            }
-        }
-    }
-
-    pub fn is_idle(&self) -> bool {
-        self.count.load(Relaxed) == 0
-    }
-
-    /// `limited`: not the operator, whom nobody keeps from looking.
-    fn add(&self, session: &str, limited: bool) -> Result<(u64, Arc<Watched>, Arc<Notify>), Error> {
-        let mut open = self.lock();
-        if limited && self.count.load(Relaxed) >= WATCHERS_MAX {
-            return Err(Error::exhausted(format!("{WATCHERS_MAX} streams watch sessions already")));
-        }
-        self.count.fetch_add(1, Relaxed);
-        open.next += 1;
-        let (id, wake) = (open.next, Arc::new(Notify::new()));
-        let watched = open.by_session.entry(session.to_owned()).or_default().clone();
-        watched.wakes().insert(id, wake.clone());
-        Ok((id, watched, wake))
-    }
-
-    fn remove(&self, session: &str, id: u64) {
-        let mut open = self.lock();
-        let Some(watched) = open.by_session.get(session) else { return };
-        let mut wakes = watched.wakes();
-        self.count.fetch_sub(usize::from(wakes.remove(&id).is_some()), Relaxed);
-        let last = wakes.is_empty();
-        drop(wakes);
-        if last {
-            open.by_session.remove(session);
-        }
-    }
-}
-
 struct Watch {
     relay: Relay,
     caller: Caller,
@@ -153,50 +44,38 @@ struct Watch {
     watched: Arc<Watched>,
     wake: Arc<Notify>,
     /// What its client has; `None`: nothing yet.
-    told: Option<Told>,
+    told: Option<Arc<wire::View>>,
+    /// For the one view that its client has not read.
+    unread: Arc<Semaphore>,
     /// Not to be read before.
     next_at: Instant,
 }
 
-#[derive(Default)]
-struct Told {
-    parties: HashMap<String, wire::Party>,
-    rounds: BTreeMap<i32, wire::Round>,
-    messages: u64,
-    settled: bool,
-    equivocations: usize,
-}
-
-impl Told {
-    /// A party or round is gone: that cannot be said but by the whole.
-    fn has_more_than(&self, view: &wire::View) -> bool {
-        let parties: HashSet<&str> = view.parties.iter().map(|party| party.party.as_str()).collect();
-        let rounds: HashSet<i32> = view.rounds.iter().map(|round| round.round).collect();
-        self.parties.keys().any(|party| !parties.contains(party.as_str()))
-            || self.rounds.keys().any(|round| !rounds.contains(round))
-    }
-}
-
 impl Drop for Watch {
     fn drop(&mut self) {
-        self.relay.0.watchers.remove(&self.session, self.id);
+        self.relay.0.watchers.remove(&self.session, &self.caller, self.id);
     }
 }
 
 impl Relay {
-    pub(super) fn watch(&self, caller: Caller, session: String) -> Result<ViewStream, Error> {
+    /// All of a session, then what changes. A client that does not read has one
+    /// view waiting for it, and gets the newest after that.
+    pub(super) fn watch(
+        &self,
+        caller: Caller,
+        session: String,
+    ) -> Result<impl Stream<Item = Result<Held<wire::View>, Status>> + Send + use<>, Error> {
         self.visible(&caller, &session)?;
-        let limited = !matches!(caller, Caller::Operator);
-        let (id, watched, wake) = self.0.watchers.add(&session, limited)?;
-        let (relay, told, next_at) = (self.clone(), None, Instant::now());
-        let watch = Watch { relay, caller, session, id, watched, wake, told, next_at };
-        Ok(Box::pin(stream::unfold(Some(watch), |watch| async {
+        let (id, watched, wake) = self.0.watchers.add(&session, &caller)?;
+        let (relay, unread) = (self.clone(), Arc::new(Semaphore::new(1)));
+        let watch = Watch { relay, caller, session, id, watched, wake, told: None, unread, next_at: Instant::now() };
+        Ok(stream::unfold(Some(watch), |watch| async {
             let mut watch = watch?;
             match watch.next().await {
                 Ok(view) => Some((Ok(view), Some(watch))),
                 Err(error) => Some((Err(error.into()), None)),
             }
-        })))
+        }))
     }
 
     /// A session as it is now, and the messages that parties elsewhere have not
@@ -230,6 +109,7 @@ impl Relay {
         }
         let last = self.0.store.last_slot(session).await?;
         let equivocations = self.0.store.equivocations(Some(session), 0, PAGE_ROWS).await?;
+        let equivocation_count = number(self.0.store.equivocation_count(session).await?);
         let view = wire::View {
             session_id: session.to_owned(),
             whole: true,
@@ -242,6 +122,7 @@ impl Relay {
             parties,
             rounds,
             equivocations: equivocations.iter().filter_map(|row| claim(session, &row.entry)).collect(),
+            equivocation_count,
         };
         Ok((view, afar))
     }
@@ -288,30 +169,32 @@ impl Named<'_> {
 }
 
 impl Watch {
-    async fn next(&mut self) -> Result<wire::View, Error> {
+    async fn next(&mut self) -> Result<Held<wire::View>, Error> {
+        let stopped = || Error::unavailable("the node stops; watch again");
+        let stop = self.relay.0.stop.clone();
+        let read = stop.run_until_cancelled(self.unread.clone().acquire_owned()).await.ok_or_else(stopped)?;
+        let room = Some(Arc::new(read.map_err(|_| stopped())?));
         loop {
             let fresh = match self.told {
                 None => Instant::now(),
-                Some(_) => self.wait().await?,
+                Some(_) => stop.run_until_cancelled(self.wait()).await.ok_or_else(stopped)?,
             };
             let view = self.read(fresh).await?;
             self.next_at = Instant::now() + PAUSE;
-            if let Some(news) = self.news(wire::View::clone(&view)) {
-                return Ok(news);
+            let news = news(self.told.as_deref(), &view);
+            self.told = Some(view);
+            if let Some(answer) = news {
+                return Ok(Held { answer, room });
             }
         }
     }
 
     /// Waits for news; returns since when a view must be to have them.
-    async fn wait(&self) -> Result<Instant, Error> {
-        let woken = async {
-            let woken = timeout(LOOK_EVERY, self.wake.notified()).await.is_ok();
-            let now = Instant::now();
-            sleep_until(self.next_at).await;
-            if woken { now } else { now.checked_sub(LOOK_EVERY / 2).unwrap_or(now) }
-        };
-        let stopped = || Error::unavailable("the node stops; watch again");
-        self.relay.0.stop.run_until_cancelled(woken).await.ok_or_else(stopped)
+    async fn wait(&self) -> Instant {
+        let woken = timeout(LOOK_EVERY, self.wake.notified()).await.is_ok();
+        let now = Instant::now();
+        sleep_until(self.next_at).await;
+        if woken { now } else { now.checked_sub(LOOK_EVERY / 2).unwrap_or(now) }
     }
 
     /// A view begun at this moment or later: another stream's, or a new one.
@@ -324,30 +207,12 @@ impl Watch {
             return Ok(view.clone());
         }
         let at = Instant::now();
-        *self.watched.afar() = None;
+        self.watched.set_afar(None);
         let (view, afar) = self.relay.view(members, &self.session).await?;
-        *self.watched.afar() = Some(afar);
+        self.watched.set_afar(Some(afar));
         let view = Arc::new(view);
         *last = Some((at, view.clone()));
         Ok(view)
-    }
-
-    /// What its client does not have yet; `None`: nothing.
-    fn news(&mut self, mut view: wire::View) -> Option<wire::View> {
-        if self.told.as_ref().is_some_and(|told| told.has_more_than(&view)) {
-            self.told = None;
-        }
-        let first = self.told.is_none();
-        let told = self.told.get_or_insert_default();
-        view.whole = first;
-        view.parties.retain(|party| told.parties.get(&party.party) != Some(party));
-        view.rounds.retain(|round| told.rounds.get(&round.round) != Some(round));
-        let same = (told.messages, told.settled, told.equivocations)
-            == (view.messages, view.settled, view.equivocations.len());
-        (told.messages, told.settled, told.equivocations) = (view.messages, view.settled, view.equivocations.len());
-        told.parties.extend(view.parties.iter().map(|party| (party.party.clone(), party.clone())));
-        told.rounds.extend(view.rounds.iter().map(|round| (round.round, round.clone())));
-        (first || !same || !view.parties.is_empty() || !view.rounds.is_empty()).then_some(view)
     }
 }
 

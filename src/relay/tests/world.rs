@@ -6,18 +6,16 @@ mod readers;
 mod rows;
 mod rules;
 
-use super::{
-    Sights,
-    model::{self, Delivery, Disk, Message, Sessions, State},
-    rng::Rng,
-};
+use super::model::{self, Delivery, Disk, Message, Sessions, State};
 use crate::{
     relay::{
         router::{Announced, Limits, Router},
         subscriptions::Subscriptions,
         window::{Due, Page, Redelivery, Row, Window},
     },
+    rng::Rng,
     types::{Millis, PartyRef, PeerId},
+    worlds::Sights,
 };
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},

@@ -35,10 +35,13 @@ pub use waiting::Waits;
 
 pub(super) use retention::apply;
 
-/// Numbers as one bound value, for `IN (SELECT value FROM json_each(?))`.
-fn json(numbers: impl IntoIterator<Item = i64>) -> String {
-    let numbers: Vec<String> = numbers.into_iter().map(|number| number.to_string()).collect();
-    format!("[{}]", numbers.join(","))
+use std::fmt::Display;
+
+/// Numbers, or what is JSON as it is shown, as one bound value, for `IN (SELECT
+/// value FROM json_each(?))`.
+fn json(values: impl IntoIterator<Item = impl Display>) -> String {
+    let values: Vec<String> = values.into_iter().map(|value| value.to_string()).collect();
+    format!("[{}]", values.join(","))
 }
 
 #[cfg(test)]

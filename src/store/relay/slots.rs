@@ -6,6 +6,7 @@
 use super::{
     batch::{Batch, Message},
     chain::{Hash, Head, Heads, link},
+    json,
 };
 use crate::{
     error::Error,
@@ -16,7 +17,10 @@ use crate::{
     types::Millis,
 };
 use sqlx::SqliteConnection;
-use std::{collections::HashMap, sync::LazyLock};
+use std::{
+    collections::{HashMap, HashSet},
+    sync::LazyLock,
+};
 
 /// Slots of one digest that are looked at for one with a proof.
 const LOOKED_AT: usize = 64;
@@ -106,6 +110,9 @@ pub(super) const CLAIMED: &str =
      WHERE t.session = $1 AND t.claim = $2 AND t.digest =
        (SELECT min(n.digest) FROM slot n WHERE n.session = $1 AND n.claim = $2 AND n.digest > $3)
      ORDER BY t.position LIMIT $4";
+/// One look for each claim.
+pub(super) const TWICE: &str = "SELECT e.claim FROM json_each($2) j CROSS JOIN equivocation e
+     WHERE e.session = $1 AND e.claim = unhex(j.value)";
 /// One look for each session, however many slots it has.
 pub(super) const HEADS: &str = "WITH RECURSIVE s (session) AS (
        SELECT min(session) FROM slot
@@ -186,6 +193,28 @@ impl Store {
         let found = query.fetch_all(&self.readers).await.map_err(error)?;
         let row = |(number, session, entry)| EquivocationRow { number: unbits(number), session, entry };
         Ok(found.into_iter().map(row).collect())
+    }
+
+    /// How many equivocations a session has.
+    pub async fn equivocation_count(&self, session: &str) -> Result<u64, Error> {
+        let found: i64 = sqlx::query_scalar("SELECT count(*) FROM equivocation WHERE session = $1")
+            .bind(session)
+            .fetch_one(&self.readers)
+            .await
+            .map_err(error)?;
+        Ok(unbits(found))
+    }
+
+    /// Those of these claims that were made twice in a session.
+    pub async fn claimed_twice(
+        &self,
+        session: &str,
+        claims: impl IntoIterator<Item = [u8; 16]>,
+    ) -> Result<HashSet<[u8; 16]>, Error> {
+        let claims = json(claims.into_iter().map(|claim| format!("\"{:032x}\"", u128::from_be_bytes(claim))));
+        let found: Vec<Vec<u8>> =
+            sqlx::query_scalar(TWICE).bind(session).bind(claims).fetch_all(&self.readers).await.map_err(error)?;
+        found.into_iter().map(|claim| claim.try_into().map_err(|_| broken("a claim"))).collect()
     }
 
     /// The greatest number an equivocation has; 0: none.

@@ -938,6 +938,7 @@ async fn pages_are_found_by_index_and_sorted_by_none() {
         (slots::PAGE, "SEARCH t USING INDEX slot_chain (session=? AND position>?)"),
         (slots::LAST, "SEARCH t USING INDEX slot_chain (session=?)"),
         (slots::CLAIMED, "SEARCH t USING INDEX slot_claim (session=? AND claim=? AND digest=?)"),
+        (slots::TWICE, "SCAN j VIRTUAL TABLE INDEX 1:; SEARCH e USING COVERING INDEX"),
         (progress::MESSAGES, "SEARCH t USING INDEX slot_chain (session=?)"),
         (retention::FREEABLE, "SCAN message USING INDEX message_freeable"),
     ];

@@ -1,7 +1,8 @@
 //! Nodes of memory that share one chat: each a log, what waits, and the real
 //! rules; between them queues that lose, and a clock that somebody else turns.
 
-use super::{super::*, Sights, rng::Rng};
+use super::super::*;
+use crate::{rng::Rng, worlds::Sights};
 use bytes::Bytes;
 use std::{
     collections::{BTreeSet, VecDeque},

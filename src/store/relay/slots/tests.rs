@@ -122,6 +122,14 @@ async fn a_claim_with_two_digests_is_an_equivocation_and_said_once() {
         [7, 8].map(|n| route(NewMessage { session: "u".into(), ..claiming(n, "e", u8::try_from(n).unwrap()) }, &[]));
     store.writer.submit_together(ops.into()).await.into_iter().for_each(|result| drop(result.unwrap()));
     assert_eq!(store.equivocations(Some("u"), 0, 9).await.unwrap().len(), 1);
+    assert_eq!(store.equivocation_count("u").await.unwrap(), 1);
+    assert_eq!(store.equivocation_count("t").await.unwrap(), 0);
+    for (session, claims, twice) in
+        [("u", vec![[9; 16], [8; 16]], vec![[9; 16]]), ("t", vec![[9; 16]], vec![]), ("u", vec![], vec![])]
+    {
+        let found = store.claimed_twice(session, claims).await.unwrap();
+        assert_eq!(found, twice.into_iter().collect(), "{session}");
+    }
 }
 
 #[tokio::test]

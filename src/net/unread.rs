@@ -1,8 +1,8 @@
-//! What the streams of one party hold for a client that has not read it.
+//! What the streams of one party or user hold for a client that has not read it.
 //!
-//! Owns a bound for each party with streams; a stream takes its share before it
-//! reads rows, and it is given back when the client has read them. Who does not
-//! read stops its own streams by that, and nobody else's.
+//! Owns a bound for each name with streams; a stream takes its share before it
+//! hands anything on, and it is given back when the client has read it. Who does
+//! not read stops its own streams by that, and nobody else's.
 
 use std::{
     collections::HashMap,
@@ -12,26 +12,25 @@ use tokio::sync::Semaphore;
 
 /// What one page of small rows has, at most.
 pub const PAGE_BYTES: usize = 64 << 10;
-/// Pages that all streams of a party hold together: eight of the largest
-/// messages.
+/// Pages that all streams of a name hold together: eight of the largest messages.
 const PAGES: usize = 8 * (4 << 20) / PAGE_BYTES;
 
-/// The bounds, by party.
+/// The bounds, by name.
 #[derive(Debug, Default)]
-pub struct Rooms(Mutex<HashMap<String, Weak<Semaphore>>>);
+pub struct Unread(Mutex<HashMap<String, Weak<Semaphore>>>);
 
-impl Rooms {
-    /// The bound of a party, which its streams share.
-    pub fn of(&self, party: &str) -> Arc<Semaphore> {
+impl Unread {
+    /// The bound of a name, which its streams share.
+    pub fn of(&self, name: &str) -> Arc<Semaphore> {
         let mut rooms = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(room) = rooms.get(party).and_then(Weak::upgrade) {
+        if let Some(room) = rooms.get(name).and_then(Weak::upgrade) {
             return room;
         }
         if rooms.len() == rooms.capacity() {
             rooms.retain(|_, room| room.strong_count() > 0);
         }
         let room = alone();
-        rooms.insert(party.to_owned(), Arc::downgrade(&room));
+        rooms.insert(name.to_owned(), Arc::downgrade(&room));
         room
     }
 }
@@ -51,8 +50,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_streams_of_a_party_share_a_bound_while_there_are_any() {
-        let rooms = Rooms::default();
+    fn the_streams_of_a_name_share_a_bound_while_there_are_any() {
+        let rooms = Unread::default();
         let (one, two, other) = (rooms.of("a"), rooms.of("a"), rooms.of("b"));
         assert!(Arc::ptr_eq(&one, &two) && !Arc::ptr_eq(&one, &other));
         let taken = one.clone().try_acquire_many_owned(pages(4 << 20)).unwrap();
@@ -60,8 +59,8 @@ mod tests {
         drop((one, two, other));
         assert_eq!(rooms.of("a").available_permits(), PAGES - PAGES / 8, "what was not read counts");
         drop(taken);
-        for party in 0..10_000 {
-            rooms.of(&party.to_string());
+        for name in 0..10_000 {
+            rooms.of(&name.to_string());
         }
         assert!(rooms.0.lock().unwrap().len() < 100, "those without a stream are forgotten");
     }
