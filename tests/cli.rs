@@ -430,6 +430,10 @@ fn a_bench_of_a_running_node_measures_that_one() {
     assert_plausible(&report, 100);
     // Numbers are given to messages of the router, too.
     assert!(b.json(&["peer", "show", &a.server_id])["inbound_mark"].as_u64() >= Some(100));
+    assert_eq!(a.json(&["peer", "show", &b.server_id])["lane"], "courier");
+    assert!(
+        a.ok(&["peer", "show", &b.server_id]).lines().any(|line| line.starts_with("lane") && line.ends_with("courier"))
+    );
     // A wrong token fails, and says why.
     let wrong = ["bench", "router", "--node", &a.server_id, "--key", &a.key, "--token", "nonsense", "--no-baselines"];
     let output = pillarbox(temp.path()).args(wrong).env("TMPDIR", temp.path()).output().expect("it runs");
