@@ -11,6 +11,8 @@
 mod alone;
 #[path = "postbox/chatting.rs"]
 mod chatting;
+#[path = "postbox/crowd.rs"]
+mod crowd;
 #[path = "postbox/delivery.rs"]
 mod delivery;
 #[path = "postbox/idle.rs"]
@@ -23,6 +25,8 @@ mod load;
 mod nats;
 #[path = "postbox/parties.rs"]
 mod parties;
+#[path = "postbox/peers.rs"]
+mod peers;
 #[path = "../tests/common/process.rs"]
 mod process;
 #[path = "postbox/report.rs"]
@@ -37,12 +41,13 @@ use std::{env, process::ExitCode, time::Duration};
 
 type Failure = Box<dyn std::error::Error + Send + Sync>;
 
-const NAMES: [&str; 13] = [
+const NAMES: [&str; 14] = [
     "baselines",
     "idle",
     "send",
     "courier",
     "wan",
+    "peers",
     "drain",
     "route",
     "latency",
@@ -63,6 +68,8 @@ struct Size {
     couriered: u64,
     /// Events over a long link.
     far: u64,
+    /// Peers of one node.
+    peers: usize,
     /// Events drained by Pull.
     drained: u64,
     /// Messages whose way is timed.
@@ -76,6 +83,7 @@ const FULL: Size = Size {
     span: Duration::from_secs(3),
     couriered: 300_000,
     far: 600_000,
+    peers: 1_000,
     drained: 1_000_000,
     timed: 2_000,
     parties: 2_000,
@@ -85,6 +93,7 @@ const QUICK: Size = Size {
     span: Duration::from_millis(500),
     couriered: 20_000,
     far: 100_000,
+    peers: 100,
     drained: 50_000,
     timed: 200,
     parties: 200,
@@ -136,6 +145,7 @@ async fn run(arguments: &[String]) -> Result<(), Failure> {
             "send" => send::run(&mut report, size).await?,
             "courier" => delivery::courier(&mut report, size).await?,
             "wan" => wan::run(&mut report, size).await?,
+            "peers" => peers::run(&mut report, size).await?,
             "route" => parties::route(&mut report, size).await?,
             "latency" => parties::latency(&mut report, size).await?,
             "broadcast" => parties::broadcast(&mut report, size).await?,
