@@ -25,6 +25,7 @@ const FILES: &[&str] = &[
     "pillarbox/chat/v1/chat.proto",
     "pillarbox/federation/v1/federation.proto",
     "pillarbox/postbox/v1/mailroom.proto",
+    "pillarbox/push/v1/push.proto",
     "pillarbox/relay/v1/relay.proto",
     "pillarbox/relay/v1/sessions.proto",
     "protocol/auth/v1/auth.proto",

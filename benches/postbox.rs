@@ -1,4 +1,4 @@
-//! The benchmarks of the postbox, and of the router and the chats on it, against real nodes:
+//! The benchmarks of the postbox, and of the router, the chats and the push channel beside it, against real nodes:
 //! each a process of its own, TLS on, keys pinned.
 //!
 //! `cargo bench --bench postbox [-- NAME…] [--quick] [--json]`
@@ -29,6 +29,8 @@ mod parties;
 mod peers;
 #[path = "../tests/common/process.rs"]
 mod process;
+#[path = "postbox/pushing.rs"]
+mod pushing;
 #[path = "postbox/report.rs"]
 mod report;
 #[path = "postbox/send.rs"]
@@ -41,7 +43,7 @@ use std::{env, process::ExitCode, time::Duration};
 
 type Failure = Box<dyn std::error::Error + Send + Sync>;
 
-const NAMES: [&str; 14] = [
+const NAMES: [&str; 15] = [
     "baselines",
     "idle",
     "send",
@@ -56,6 +58,7 @@ const NAMES: [&str; 14] = [
     "nats",
     "chat",
     "fanout",
+    "push",
 ];
 
 /// How much is measured.
@@ -72,6 +75,8 @@ struct Size {
     peers: usize,
     /// Events drained by Pull.
     drained: u64,
+    /// Events that a gateway catches up.
+    pushed: u64,
     /// Messages whose way is timed.
     timed: usize,
     /// Parties that subscribe at once.
@@ -85,6 +90,7 @@ const FULL: Size = Size {
     far: 600_000,
     peers: 1_000,
     drained: 1_000_000,
+    pushed: 1_000_000,
     timed: 2_000,
     parties: 2_000,
 };
@@ -95,6 +101,7 @@ const QUICK: Size = Size {
     far: 100_000,
     peers: 100,
     drained: 50_000,
+    pushed: 20_000,
     timed: 200,
     parties: 200,
 };
@@ -152,6 +159,7 @@ async fn run(arguments: &[String]) -> Result<(), Failure> {
             "subscribed" => parties::subscribed(&mut report, size).await?,
             "chat" => chatting::send(&mut report, size).await?,
             "fanout" => chatting::fan_out(&mut report, size).await?,
+            "push" => pushing::run(&mut report, size).await?,
             "nats" => nats::run(&mut report, size).await?,
             _ => delivery::drain(&mut report, size).await?,
         }

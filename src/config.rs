@@ -5,7 +5,7 @@
 //! the key and the source that set it. Never touches the network or the data
 //! directory, and reads no environment by itself.
 
-use crate::{chat, federation, net, relay, types::ServerId};
+use crate::{chat, federation, net, push, relay, types::ServerId};
 use ::config::{ConfigBuilder, File, FileFormat, builder::DefaultState};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use std::{
@@ -39,6 +39,7 @@ pub struct Config {
     pub federation: federation::Config,
     pub relay: relay::Config,
     pub chat: chat::Config,
+    pub push: push::Config,
     pub metrics: Metrics,
 }
 
@@ -70,6 +71,7 @@ impl Default for Config {
             federation: federation::Config::default(),
             relay: relay::Config::default(),
             chat: chat::Config::default(),
+            push: push::Config::default(),
             metrics: Metrics::default(),
         }
     }
@@ -146,7 +148,8 @@ impl Config {
         self.tls.check(self.listen).map_err(|error| error.to_string())?;
         self.federation.check().map_err(|error| error.to_string())?;
         self.relay.check().map_err(|error| error.to_string())?;
-        self.chat.check().map_err(|error| error.to_string())
+        self.chat.check().map_err(|error| error.to_string())?;
+        self.push.check().map_err(|error| error.to_string())
     }
 }
 

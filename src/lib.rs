@@ -8,7 +8,7 @@
 //! 1. [`types`], [`error`], [`metrics`]
 //! 2. [`store`]: rows; [`net`]: sockets, TLS, HTTP
 //! 3. [`identity`]: the node's key, tokens, principals; [`client`] of a router
-//! 4. [`federation`]: the postbox, out to other servers
+//! 4. [`federation`]: the postbox, out to other servers; [`push`]: the push channel, out to gateways
 //! 5. [`relay`]: the MPC router; [`chat`]: chats
 //! 7. [`admin`]: the operator's socket, metrics
 //! 8. [`node`]: the wiring; [`config`]
@@ -29,6 +29,7 @@ pub mod metrics;
 pub mod net;
 pub mod node;
 pub mod proto;
+pub mod push;
 pub mod relay;
 pub mod store;
 pub mod types;

@@ -52,6 +52,15 @@ pub struct Metrics {
     /// Notifications of parties that are away, by `way` ("mail", "webhook") and
     /// `result` ("sent", "failed", "dropped").
     pub notifications: IntCounterVec,
+    /// Events that backends published to gateways.
+    pub push_published: IntCounter,
+    /// Events handed to gateways.
+    pub push_sent: IntCounter,
+    /// Streams of gateways that began afresh although they gave a cursor, by
+    /// `reason`: "expired", "unknown".
+    pub push_resets: IntCounterVec,
+    /// Gateways with a live stream.
+    pub push_gateways: IntGauge,
     /// Peers by `state`.
     pub peers: prometheus::IntGaugeVec,
     /// Events, and their bytes, that wait for other servers.
@@ -145,6 +154,14 @@ impl Metrics {
                 "Notifications of parties that are away, by way and result.",
                 &["way", "result"],
             ),
+            push_published: plain("pillarbox_push_published_total", "Events that backends published to gateways."),
+            push_sent: plain("pillarbox_push_sent_total", "Events handed to gateways."),
+            push_resets: labelled(
+                "pillarbox_push_resets_total",
+                "Streams of gateways that began afresh although they gave a cursor, by reason.",
+                &["reason"],
+            ),
+            push_gateways: gauge("pillarbox_push_gateways", "Gateways with a live stream."),
             peers,
             queued_events: gauge("pillarbox_queued_events", "Events that wait for other servers."),
             queued_bytes: gauge("pillarbox_queued_bytes", "Bytes of the events that wait for other servers."),

@@ -4,6 +4,7 @@
 //! Decides nothing about delivery, trust or rows.
 
 mod certificate;
+mod news;
 
 use crate::{
     admin::{self, metrics, socket},
@@ -22,11 +23,13 @@ use crate::{
         requests,
     },
     proto::{DESCRIPTORS, pillarbox::admin::v1::admin_server::AdminServer},
+    push::{Push, Sessions},
     relay::{Notifier, Relay, operator_sessions},
     store::{Change, FormerId, NodeRow, Store},
     types::{Millis, PublicKey, ServerId},
 };
 use certificate::Certificate;
+use news::News;
 use rustix::fs::{FlockOperation, flock};
 use std::{
     convert::Infallible,
@@ -45,7 +48,7 @@ use tower::{Layer, Service, ServiceExt};
 
 /// Requests in flight when the node stops.
 const GRACE: Duration = Duration::from_secs(3);
-const SERVICES: [&str; 7] = [
+const SERVICES: [&str; 10] = [
     "protocol.sync.v1.PostboxService",
     "protocol.auth.v1.AuthService",
     "pillarbox.federation.v1.Courier",
@@ -53,6 +56,9 @@ const SERVICES: [&str; 7] = [
     "mpc.router.v1.MessageRouter",
     "chat.Chat",
     "pillarbox.relay.v1.Sessions",
+    "galaxy.backend.push.v1.Push",
+    "pillarbox.push.v1.Publisher",
+    "pillarbox.push.v1.Sessions",
 ];
 
 /// Why a node did not start.
@@ -98,6 +104,7 @@ pub struct Node {
     federation: Federation,
     relay: Relay,
     chat: Chat,
+    push: Push,
     dialer: Dialer,
     store: Store,
     socket: PathBuf,
@@ -139,6 +146,7 @@ impl Node {
         let (closing, stop, tasks) = (CancellationToken::new(), CancellationToken::new(), TaskTracker::new());
         // Whatever was started ends, should a later step fail.
         let undo = (closing.clone().drop_guard(), stop.clone().drop_guard());
+        let push = Push::open_on(config.push.clone(), store.clone(), metrics.clone(), stop.clone()).await?;
         let relay =
             Relay::open_on(config.relay.clone(), store.clone(), key.clone(), metrics.clone(), notifier, stop.clone())
                 .await?;
@@ -151,6 +159,8 @@ impl Node {
             stop: stop.clone(),
         })
         .await?;
+        let tokens = Tokens::new(store.clone());
+        let users = Users::new(store.clone(), tokens.clone());
         let federation = Federation::start(Parts {
             config: config.federation.clone(),
             store: store.clone(),
@@ -161,15 +171,15 @@ impl Node {
             former_ids,
             before_rename: Box::new(move |ids| renaming.as_ref().map_or(Ok(()), |certificate| certificate.name(ids))),
             letters: Takers { relay: Arc::new(relay.clone()), chat: Arc::new(chat.clone()) },
+            listener: Some(Box::new(News { push: push.clone(), users: users.clone() })),
             stop: stop.clone(),
         })
         .await?;
         relay.start(federation.clone());
         chat.start(federation.clone(), opened);
 
-        let tokens = Tokens::new(store.clone());
-        let users = Users::new(store.clone(), tokens.clone());
         tasks.spawn(tokens.clone().run(stop.clone()));
+        tasks.spawn(tokens.clone().tell_lapses(stop.clone()));
         let socket = config.data_dir.join("admin.sock");
         let operator = admin::Service {
             federation: federation.clone(),
@@ -194,7 +204,7 @@ impl Node {
                 Some(address)
             }
         };
-        let (health, door) = door(&federation, &relay, &chat, tokens, users).await?;
+        let (health, door) = door(&federation, &relay, &chat, &push, tokens, users).await?;
         let tls = certificate.as_ref().map(|certificate| certificate.tls.clone());
         tasks.spawn(listen::serve(listener, tls, limits, door, closing.clone(), GRACE));
         if let Some(certificate) = certificate.clone() {
@@ -215,6 +225,7 @@ impl Node {
             federation,
             relay,
             chat,
+            push,
             dialer,
             store,
             socket,
@@ -253,6 +264,7 @@ impl Node {
         self.tasks.wait().await;
         self.relay.ended().await;
         self.chat.ended().await;
+        self.push.ended().await;
         self.federation.ended().await;
         self.dialer.shutdown().await;
         self.store.close().await;
@@ -329,6 +341,7 @@ async fn door(
     federation: &Federation,
     relay: &Relay,
     chat: &Chat,
+    push: &Push,
     tokens: Tokens,
     users: Users,
 ) -> Result<(HealthReporter, Door), Error> {
@@ -349,7 +362,10 @@ async fn door(
         .add_service(federation.mailroom_service(tokens.clone()))
         .add_service(relay.service(tokens.clone()))
         .add_service(relay.sessions_service(tokens.clone()))
-        .add_service(chat.service(tokens, users))
+        .add_service(chat.service(tokens.clone(), users.clone()))
+        .add_service(push.service(tokens.clone()))
+        .add_service(push.publisher_service(tokens.clone(), users))
+        .add_service(Sessions::service(tokens))
         .add_service(health_service)
         .add_service(reflection().build_v1().map_err(Error::internal)?)
         .add_service(reflection().build_v1alpha().map_err(Error::internal)?);

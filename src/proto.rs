@@ -46,6 +46,11 @@ pub mod pillarbox {
             include!(concat!(env!("OUT_DIR"), "/pillarbox.postbox.v1.rs"));
         }
     }
+    pub mod push {
+        pub mod v1 {
+            include!(concat!(env!("OUT_DIR"), "/pillarbox.push.v1.rs"));
+        }
+    }
     pub mod relay {
         pub mod v1 {
             include!(concat!(env!("OUT_DIR"), "/pillarbox.relay.v1.rs"));

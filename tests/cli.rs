@@ -59,6 +59,7 @@ fn the_commands_are_those_that_are_promised() {
         "bench postbox",
         "bench router",
         "bench chat",
+        "bench push",
         "key show",
         "server rename",
         "peer add",
@@ -145,6 +146,7 @@ fn wrong_usage_is_64_and_on_stderr() {
         &["bench", "chat", "--in-flight", "5000"],
         &["bench", "chat", "--dir", "nowhere"],
         &["bench", "router", "--node", "localhost:1"],
+        &["bench", "push", "--node", "localhost:1", "--token", "t"],
         &["bench", "postbox", "--node", "localhost:1", "--token", "t"],
         &["bench", "router", "--node", "localhost:1", "--token", "t", "--ca", "nowhere.pem"],
         &[],
@@ -404,6 +406,9 @@ fn a_bench_of_its_own_nodes_counts_what_it_sent_and_leaves_nothing_behind() {
     assert_plausible(&report, 400);
     assert!(report["figures"][1]["latency_us"]["p50"].as_f64() > Some(0.0), "{report}");
     assert_eq!((&report["baselines"], report["ratios"].as_array().map(Vec::len)), (&serde_json::Value::Null, Some(0)));
+    let report = benched(temp.path(), &["push", "--peers", "3", "--msgs", "50", "--no-baselines"]);
+    assert_eq!((&report["figures"][0]["messages"], &report["figures"][1]["messages"]), (&50.into(), &150.into()));
+    assert!(report["figures"][1]["latency_us"]["p50"].as_f64() > Some(0.0), "{report}");
     let report = benched(temp.path(), &["chat", "--duration", "200ms", "--peers", "3"]);
     assert_plausible(&report, report["figures"][0]["messages"].as_u64().expect("a count"));
     for baseline in report["baselines"].as_object().expect("baselines").values() {
@@ -430,6 +435,9 @@ fn a_bench_of_a_running_node_measures_that_one() {
     assert_plausible(&report, 100);
     // Numbers are given to messages of the router, too.
     assert!(b.json(&["peer", "show", &a.server_id])["inbound_mark"].as_u64() >= Some(100));
+    let web = a.ok(&["token", "new", "gateway:web"]);
+    let gateway = ["push", "--gateway", "web", "--gateway-token", web.trim()];
+    assert_plausible(&benched(temp.path(), &[&gateway[..], &node[..]].concat()), 100);
     assert_eq!(a.json(&["peer", "show", &b.server_id])["lane"], "courier");
     assert!(
         a.ok(&["peer", "show", &b.server_id]).lines().any(|line| line.starts_with("lane") && line.ends_with("courier"))

@@ -175,6 +175,11 @@ fn grpcio_users_chat() {
 }
 
 #[test]
+fn a_grpcio_gateway_misses_nothing_and_hears_of_sessions_that_end() {
+    play("gateway", SOON);
+}
+
+#[test]
 fn python_verifies_transcripts_and_evidence_from_the_documented_bytes() {
     play("evidence", SOON);
 }

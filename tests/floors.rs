@@ -59,6 +59,9 @@ const PURE: &[&str] = &[
     "chat/topic.rs",
     "chat/topic/ids.rs",
     "chat/topic/replica.rs",
+    "chat/news.rs",
+    "push/harmony.rs",
+    "push/window.rs",
     "store/relay/chain.rs",
 ];
 const IMPURE: &[&str] = &[

@@ -43,7 +43,7 @@ pub async fn run(bench: &mut Bench<'_>) -> Result<Vec<Figure>, Error> {
         async move { sender.send(&chat, &from, client_id, stamped_text(size)).await }
     });
     let loaded = loaded.await?;
-    bench.all_arrive(&mut listeners).await?;
+    bench.all_arrive(&mut listeners, 1).await?;
     let mut figures = bench.figures(loaded, since.elapsed().as_secs_f64());
     // Taking and handing over are one node's.
     let used = node.cpu().zip(used).map(|(now, then)| now - then);

@@ -16,6 +16,7 @@ pub mod mailroom;
 pub mod parties;
 mod postbox;
 mod progress;
+pub mod push;
 pub mod report;
 mod router;
 mod stage;
@@ -62,6 +63,8 @@ pub enum What {
     Router,
     /// Messages in chats of one node.
     Chat,
+    /// Events to the gateways of one node.
+    Push,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -76,7 +79,7 @@ pub struct Options {
     pub what: What,
     /// `None`: nodes are started.
     pub running: Option<Running>,
-    /// Servers, parties or chats that messages go to in turn.
+    /// Servers, parties or chats that messages go to in turn; or gateways.
     pub peers: u16,
     pub connections: usize,
     /// Calls that wait for their answer, on all connections together.
@@ -97,6 +100,8 @@ pub struct Running {
     pub node: Node,
     /// Its peers that events go to.
     pub to: Vec<ServerId>,
+    /// Id and token of a gateway that listens.
+    pub gateway: Option<(String, String)>,
 }
 
 /// Measures. When this returns nothing that it started runs, and its directory is
@@ -137,6 +142,7 @@ async fn measure(options: &Options, nodes: &mut Nodes, progress: &mut Progress) 
         What::Postbox => ("postbox", postbox::run(&mut bench).await?),
         What::Router => ("router", router::run(&mut bench).await?),
         What::Chat => ("chat", chat::run(&mut bench).await?),
+        What::Push => ("push", push::run(&mut bench).await?),
     };
     let mut report = Report {
         bench: name,
@@ -210,10 +216,10 @@ impl Bench<'_> {
         Ok(since.elapsed().as_secs_f64())
     }
 
-    /// Waits until all that was acknowledged is delivered. An error: a listener
-    /// ended, or nothing came any more.
-    async fn all_arrive(&mut self, listeners: &mut Listeners) -> Result<(), Error> {
-        let (wanted, delivered) = (self.acknowledged.done(), self.delivered.clone());
+    /// Waits until all that was acknowledged is delivered, each so many times. An
+    /// error: a listener ended, or nothing came any more.
+    async fn all_arrive(&mut self, listeners: &mut Listeners, times: u64) -> Result<(), Error> {
+        let (wanted, delivered) = (self.acknowledged.done() * times, self.delivered.clone());
         let arriving = async {
             let (mut last, mut moved) = (delivered.done(), Instant::now());
             loop {

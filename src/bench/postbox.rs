@@ -54,7 +54,7 @@ pub async fn run(bench: &mut Bench<'_>) -> Result<Vec<Figure>, Error> {
         let delivered = drained.map(|seconds| Figure::counted(DELIVERED, count, seconds, size, None));
         return Ok([acknowledged].into_iter().chain(delivered).collect());
     }
-    bench.all_arrive(&mut listeners).await?;
+    bench.all_arrive(&mut listeners, 1).await?;
     let mut figures = bench.figures(loaded, since.elapsed().as_secs_f64());
     let used: Vec<_> = cpu(&node, &others).into_iter().zip(used).map(|(now, then)| Some(now? - then?)).collect();
     figures[0] = figures[0].clone().cpu(used[0]);

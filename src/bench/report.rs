@@ -8,7 +8,7 @@ use std::fmt::Write;
 /// The result; the field names are those of `--json`.
 #[derive(Debug, Clone, Serialize)]
 pub struct Report {
-    /// "postbox", "router" or "chat".
+    /// "postbox", "router", "chat" or "push".
     pub bench: &'static str,
     /// The nodes were started for it.
     pub started: bool,

@@ -40,6 +40,18 @@ impl Node {
     }
 }
 
+/// A token of a node that was started here.
+pub async fn token(nodes: &Nodes, name: Name, principal: &str) -> Result<String, Error> {
+    let request = NewTokenRequest { principal: principal.to_owned(), ttl: 0 };
+    Ok(answered(operator(nodes, name).await?.new_token(request)).await?.token)
+}
+
+async fn operator(nodes: &Nodes, name: Name) -> Result<Client, Error> {
+    let socket = nodes.dir(name).join("admin.sock");
+    let connected = client::connect(&socket).await;
+    Ok(connected.map_err(|cause| format!("cannot connect to {}: {cause}", socket.display()))?)
+}
+
 /// Starts the first node and `peers` more, each a peer of the first.
 pub async fn start(nodes: &mut Nodes, peers: u16, settings: &[(&str, &str)]) -> Result<(Node, Vec<Node>), Error> {
     let ready = nodes.start_with(Name::A, 0, settings).await?;
@@ -57,13 +69,10 @@ pub async fn start(nodes: &mut Nodes, peers: u16, settings: &[(&str, &str)]) -> 
 }
 
 async fn open(nodes: &Nodes, name: Name, ready: &Ready) -> Result<(Client, Node), Error> {
-    let socket = nodes.dir(name).join("admin.sock");
-    let mut operator =
-        client::connect(&socket).await.map_err(|cause| format!("cannot connect to {}: {cause}", socket.display()))?;
-    let request = NewTokenRequest { principal: "service:bench".to_owned(), ttl: 0 };
-    let token = answered(operator.new_token(request)).await?.token;
+    let token = token(nodes, name, "service:bench").await?;
     let place = Place::local(ready.server_id.port(), ready.key)?;
-    Ok((operator, Node { id: ready.server_id.clone(), place, token, pid: nodes.pid(name) }))
+    let node = Node { id: ready.server_id.clone(), place, token, pid: nodes.pid(name) };
+    Ok((operator(nodes, name).await?, node))
 }
 
 /// As `pillarbox peer add ID --key KEY` does.

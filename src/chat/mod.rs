@@ -12,6 +12,7 @@ mod content;
 mod found;
 mod keeper;
 mod letters;
+mod news;
 mod reader;
 mod room;
 mod service;

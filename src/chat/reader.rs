@@ -125,7 +125,7 @@ impl Chat {
         Ok((shown, more))
     }
 
-    fn shown(&self, room: &Room, entry: &Entry) -> Option<Shown> {
+    pub(super) fn shown(&self, room: &Room, entry: &Entry) -> Option<Shown> {
         let message = &entry.message;
         let (subject, text) = content::to_text(&message.head, &message.content);
         Some(Shown {

@@ -7,6 +7,7 @@
 use super::{
     Chat,
     letters::{changes_of, message_of},
+    news,
     room::{Batch, Job, Room, Say},
     topic::{Head, Known, Mark, PURPOSE, Said, Step, message_id},
 };
@@ -181,10 +182,12 @@ impl Chat {
         let Some(last) = entries.last() else { return Ok(()) };
         let head = Head { revision: last.revision, seq: last.seq, chain: last.chain };
         let bytes = entries.iter().map(|entry| entry.message.size() as u64).sum();
+        let told = self.told_of(room, &entries);
         // Those that were given up count no longer.
         let counted: Vec<i64> = cleared.iter().filter(|(_, waited)| *waited).map(|(place, _)| *place).collect();
         let cleared = cleared.into_iter().map(|(place, _)| place).collect();
         let mut op = Op::from(Row::Append { topic: room.number, entries, cleared });
+        op.changes.extend(told);
         if let Some(peer) = from {
             op.push(Change::Chat(Row::Used { peer, bytes }));
         }
@@ -199,6 +202,16 @@ impl Chat {
         room.topic().grown(head, &counted);
         room.told.send_modify(|told| told.revision = head.revision);
         Ok(())
+    }
+
+    /// What gateways are told of what is appended.
+    fn told_of(&self, room: &Room, entries: &[Entry]) -> Vec<Change> {
+        if !self.0.store.push_wanted() {
+            return vec![];
+        }
+        let now = Millis::now();
+        let told = |entry: &Entry| news::of(room, entry, &self.shown(room, entry)?, now);
+        entries.iter().filter_map(told).collect()
     }
 
     async fn give_up(&self, room: &Arc<Room>, places: Vec<i64>) -> Result<(), Error> {

@@ -50,6 +50,13 @@ At a node that runs, \"delivered\" is how fast its queues for these peers get em
 
 At a node that runs, the chats and users it makes stay; their names begin with \"bench-\".")]
     Chat(Common),
+    /// Events that a backend publishes, until every gateway of the node has them
+    #[command(after_help = "Examples:
+  pillarbox bench push --peers 100
+  pillarbox bench push --in-flight 512 --msgs 1000000 --json
+  At a node that runs, with a token of `pillarbox token new gateway:web`:
+    pillarbox bench push --node a.example:7443 --token TOKEN --gateway web --gateway-token TOKEN")]
+    Push(Push),
     /// The echo that calls are held against; ends with its stdin
     #[command(
         hide = true,
@@ -75,8 +82,20 @@ pub struct Postbox {
 }
 
 #[derive(Debug, clap::Args)]
+pub struct Push {
+    #[command(flatten)]
+    common: Common,
+    /// The gateway of the running node that listens
+    #[arg(long, value_name = "NAME", requires_all = ["node", "gateway_token"])]
+    gateway: Option<String>,
+    /// A token of its principal, "gateway:NAME"
+    #[arg(long, value_name = "TOKEN", env = "PILLARBOX_BENCH_GATEWAY_TOKEN", hide_env_values = true)]
+    gateway_token: Option<String>,
+}
+
+#[derive(Debug, clap::Args)]
 pub struct Common {
-    /// Servers, parties or chats that messages go to in turn
+    /// Servers, parties or chats that messages go to in turn; or gateways, each of which hears all
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=1000))]
     peers: u16,
     /// Calls that wait for their answer, on all connections together
@@ -133,15 +152,21 @@ fn duration(text: &str) -> Result<Duration, String> {
 const MOST_NODES: u16 = 32;
 
 pub fn run(command: Command, out: &mut Out) -> Result<(), Failure> {
+    let mut gateway = None;
     let (what, common, batch, to) = match command {
         Command::EchoServer { dir } => return runtime()?.block_on(bench::echo::serve(&dir)).map_err(Failure::from),
         Command::Postbox(Postbox { common, batch, to }) => (What::Postbox, common, batch, to),
         Command::Router(common) => (What::Router, common, 1, Vec::new()),
         Command::Chat(common) => (What::Chat, common, 1, Vec::new()),
+        Command::Push(push) => {
+            gateway = push.gateway.zip(push.gateway_token);
+            (What::Push, push.common, 1, Vec::new())
+        }
     };
-    let running = running(&common, to, what)?;
+    let running = running(&common, to, gateway, what)?;
     let peers = match &running {
         Some(running) if what == What::Postbox => u16::try_from(running.to.len()).unwrap_or(u16::MAX),
+        Some(_) if what == What::Push => 1,
         _ => common.peers,
     };
     if what == What::Postbox && running.is_none() && peers > MOST_NODES {
@@ -177,16 +202,24 @@ pub fn run(command: Command, out: &mut Out) -> Result<(), Failure> {
     out.either(&report, &report.text())
 }
 
-fn running(common: &Common, to: Vec<ServerId>, what: What) -> Result<Option<Running>, Failure> {
+fn running(
+    common: &Common,
+    to: Vec<ServerId>,
+    gateway: Option<(String, String)>,
+    what: What,
+) -> Result<Option<Running>, Failure> {
     let Common { node: Some(id), token: Some(token), ca, key, plaintext, .. } = common else { return Ok(None) };
     if what == What::Postbox && to.is_empty() {
         return Err(Failure::Usage("--to: say which peers of the running node the events go to".to_owned()));
+    }
+    if what == What::Push && gateway.is_none() {
+        return Err(Failure::Usage("--gateway: say which gateway of the running node listens".to_owned()));
     }
     let place = Place::new(id.clone(), *key, ca.clone(), *plaintext).map_err(|error| match error {
         bench::Error::Failed(text) => Failure::Usage(text),
         other => other.into(),
     })?;
-    Ok(Some(Running { node: Node { id: id.clone(), place, token: token.clone(), pid: None }, to }))
+    Ok(Some(Running { node: Node { id: id.clone(), place, token: token.clone(), pid: None }, to, gateway }))
 }
 
 impl From<bench::Error> for Failure {

@@ -60,6 +60,8 @@ pub struct Plan {
     /// For each parcel among them that was taken: which of the op's numbers
     /// are given to its changes.
     pub letters: Vec<Range<u64>>,
+    /// The events among them that take effect, and where each stood.
+    pub heard: Vec<(Option<Position>, Kind)>,
 }
 
 /// The reason of an event that would add to a list in which its sender has no room.
@@ -99,6 +101,7 @@ pub fn plan(
         added: Rows::default(),
         refused: 0,
         letters: vec![],
+        heard: vec![],
     };
     if reached != mark {
         plan.op.push(Change::Mark { peer, was: (mark.epoch, mark.number), now: reached });
@@ -110,6 +113,7 @@ pub fn plan(
             Ok(Kind::Parcel(parcel)) => plan.open(peer, parcel, now, &mut number, open),
             Ok(kind) if !fits(&kind, &mut left) => plan.bury(peer, row, now, LIST_FULL),
             Ok(kind) => {
+                plan.heard.push((row.position, kind.clone()));
                 plan.op.changes.extend(effect(peer, kind));
                 plan.op.push(Change::Inbound { peer, received_at: now, body: row.body.clone() });
             }

@@ -14,6 +14,7 @@ mod janitor;
 mod keys;
 mod lists;
 mod mailroom;
+mod news;
 mod operator;
 mod parcels;
 pub mod pattern;
@@ -31,6 +32,7 @@ pub use config::Config;
 pub use driver::View;
 pub use inbox::EVENT_MAX;
 pub use mailroom::ReceivedStream;
+pub use news::{Changes, Heard, Listener};
 pub use parcels::{Letter, Letters, Outcome, PARCEL_MAX, Speaks, Taken, Takers, Then, shown};
 pub use peers::{Health, Peer};
 pub use registry::AddPeer;
@@ -81,6 +83,8 @@ pub struct Parts {
     pub before_rename: BeforeRename,
     /// Takes the letters that come in parcels.
     pub letters: Takers,
+    /// Hears of all other events, if anybody does.
+    pub listener: Option<Box<dyn Listener>>,
     /// Ends every task.
     pub stop: CancellationToken,
 }
@@ -104,6 +108,7 @@ struct Inner {
     counting: Counting,
     before_rename: BeforeRename,
     letters: Takers,
+    listener: Option<Box<dyn Listener>>,
     /// Held while rows become dead letters and their makers are told.
     burials: Mutex<()>,
     stop: CancellationToken,
@@ -120,7 +125,8 @@ impl Federation {
     /// Reads the peers and starts their drivers. Ends when `stop` is cancelled;
     /// then wait for [`Federation::ended`].
     pub async fn start(parts: Parts) -> Result<Self, Error> {
-        let Parts { config, store, key, dialer, metrics, own_id, former_ids, before_rename, letters, stop } = parts;
+        let Parts { config, store, key, dialer, metrics, own_id, former_ids, before_rename, letters, listener, stop } =
+            parts;
         let (registry, mut owner) = Registry::new();
         let tasks = TaskTracker::new();
         let batches = Arc::new(Semaphore::new(usize::try_from(config.courier_batches).unwrap_or(usize::MAX >> 3)));
@@ -138,6 +144,7 @@ impl Federation {
             counting: Counting::default(),
             before_rename,
             letters,
+            listener,
             burials: Mutex::new(()),
             stop,
             tasks,

@@ -161,10 +161,13 @@ impl Federation {
                     Some(peer) => self.0.room(peer, Mark::default(), &rows).await,
                     None => Rows::UNBOUNDED,
                 };
-                let plan = inbox::plan(letter.peer, Mark::default(), &rows, room, Millis::now(), &mut open);
+                let now = Millis::now();
+                let mut plan = inbox::plan(letter.peer, Mark::default(), &rows, room, now, &mut open);
                 if let Some(reason) = plan.dead.first() {
                     return Err(Error::Precondition(format!("dead letter {id} still cannot be applied: {reason}")));
                 }
+                let server = self.name_of(letter.peer).await?;
+                self.0.tell_news(letter.peer, &server, &mut plan, now).await?;
                 let mut op = Op::from(Change::DropDead { id });
                 op.changes.extend(plan.op.changes);
                 let cursor = self.0.store.submit(op).await?.cursors.start;

@@ -3,15 +3,23 @@
 //!
 //! Rows hold hashes only. What was checked lately is remembered, so that a call
 //! costs no read; a revoked token is forgotten before the revocation is
-//! answered, and what streams to its holder ends. When a token was last used,
-//! and by what program of its user, is written in passing.
+//! answered, and what streams to its holder ends. That a session ends is told
+//! to gateways in the same transaction. When a token was last used, and by what
+//! program of its user, is written in passing.
 //! Never logs a token.
+
+mod sessions;
+
+pub use sessions::Session;
 
 use super::principal::{Principal, bearer, new_token, token_hash};
 use crate::{
     error::Error,
     net::feed::{Feed, Held, Patience},
-    store::{Change, Done, Op, Store, TokenHash, TokenRow, TokenUse, UserState},
+    store::{
+        Change, Done, Op, Store, TokenHash, TokenRow, TokenUse, UserState,
+        push::{Change as Told, Whose},
+    },
     types::{Millis, UserId},
 };
 use std::{
@@ -20,7 +28,10 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
-use tokio::{sync::watch, time::sleep};
+use tokio::{
+    sync::{Notify, watch},
+    time::sleep,
+};
 use tokio_stream::{Stream, StreamExt};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tonic::{Status, metadata::MetadataMap};
@@ -55,6 +66,8 @@ struct Inner {
     known: Mutex<Known>,
     /// Wakes streams; each looks whether it was its own token.
     revoked: watch::Sender<()>,
+    /// A session that expires was made.
+    lapsing: Notify,
     /// What must be seen through even when its caller stops waiting, and what
     /// streams to callers.
     tasks: TaskTracker,
@@ -66,6 +79,8 @@ struct Known {
     used: HashMap<TokenHash, TokenUse>,
     /// Counts revocations: what was read before one is not remembered after it.
     revocations: u64,
+    /// Those under way: what is read meanwhile may be out of date at once.
+    ending: usize,
 }
 
 /// One that counts, but for its expiry.
@@ -99,16 +114,21 @@ pub(super) enum Ending {
 
 impl Ending {
     /// All that is written for it, in one transaction; nothing else ends a
-    /// token before its time.
-    fn op(&self) -> Op {
+    /// token before its time. Gateways are told of the sessions first, while
+    /// they are there.
+    fn op(&self, at: Millis) -> Op {
+        let told = |whose, reason| Op::from(Told::Ending { whose, reason, at });
         match self.clone() {
-            Self::Revoked { id, user } => Change::RevokeToken { id, user }.into(),
-            Self::SignedOut { user } => Change::EndSessions { user }.into(),
-            Self::Disabled { user } => Change::SetUserState { user, state: UserState::Disabled }.into(),
-            Self::Deleted { user } => {
-                let deleted = Op::from(Change::SetUserState { user, state: UserState::Deleted });
-                deleted.with(Change::EndSessions { user })
+            Self::Revoked { id, user } => {
+                told(Whose::Session(id.clone()), "revoked").with(Change::RevokeToken { id, user })
             }
+            Self::SignedOut { user } => told(Whose::User(user), "signed_out").with(Change::EndSessions { user }),
+            Self::Disabled { user } => {
+                told(Whose::User(user), "disabled").with(Change::SetUserState { user, state: UserState::Disabled })
+            }
+            Self::Deleted { user } => told(Whose::User(user), "deleted")
+                .with(Change::SetUserState { user, state: UserState::Deleted })
+                .with(Change::EndSessions { user }),
         }
     }
 
@@ -131,7 +151,7 @@ impl Ending {
 impl Tokens {
     pub fn new(store: Store) -> Self {
         let (known, revoked, tasks) = (Mutex::default(), watch::Sender::default(), TaskTracker::new());
-        Self(Arc::new(Inner { store, known, revoked, tasks }))
+        Self(Arc::new(Inner { store, known, revoked, lapsing: Notify::new(), tasks }))
     }
 
     /// `user`: the one whom the principal names, if it is a user; `ttl`: none
@@ -161,7 +181,12 @@ impl Tokens {
             row.id = format!("{:08x}", getrandom::u32().map_err(Error::internal)?);
             match self.0.store.submit(Change::PutToken(row.clone())).await {
                 Err(Error::Conflict(_)) if draws < DRAWS => draws += 1,
-                done => return done.map(|_| Issued { token, id: row.id }),
+                done => {
+                    if row.user.is_some() && row.expires_at.is_some() {
+                        self.0.lapsing.notify_one();
+                    }
+                    return done.map(|_| Issued { token, id: row.id });
+                }
             }
         }
     }
@@ -204,11 +229,10 @@ impl Tokens {
     /// Ends tokens: when this returns they count no longer, and streams of
     /// their callers were woken. To be seen through.
     pub(super) async fn end(&self, ending: Ending) -> Result<Done, Error> {
-        let done = self.0.store.submit(ending.op()).await;
-        let mut known = self.lock();
-        known.tokens.retain(|_, token| !ending.ends(token));
-        known.revocations += 1;
-        drop(known);
+        // Forgotten before the commit, too: whoever hears of it finds nobody who still remembers.
+        self.lock().forget(&ending, 1);
+        let done = self.0.store.submit(ending.op(Millis::now())).await;
+        self.lock().forget(&ending, -1);
         self.0.revoked.send_replace(());
         done
     }
@@ -247,7 +271,17 @@ impl Tokens {
         metadata: &MetadataMap,
         stream: impl Stream<Item = Result<I, Status>> + Send + 'static,
     ) -> Answers<T> {
-        self.while_read(metadata, stream, None)
+        self.feed(metadata, stream, None, std::future::pending())
+    }
+
+    /// The same, ended with this status as soon as there is one.
+    pub fn until_lapse_or<T: Send + 'static, I: Into<Held<T>>>(
+        &self,
+        metadata: &MetadataMap,
+        stream: impl Stream<Item = Result<I, Status>> + Send + 'static,
+        end: impl Future<Output = Status> + Send + 'static,
+    ) -> Answers<T> {
+        self.feed(metadata, stream, None, end)
     }
 
     /// The same, and ends for who does not read, too.
@@ -257,11 +291,27 @@ impl Tokens {
         stream: impl Stream<Item = Result<I, Status>> + Send + 'static,
         patience: Option<Patience>,
     ) -> Answers<T> {
+        self.feed(metadata, stream, patience, std::future::pending())
+    }
+
+    fn feed<T: Send + 'static, I: Into<Held<T>>>(
+        &self,
+        metadata: &MetadataMap,
+        stream: impl Stream<Item = Result<I, Status>> + Send + 'static,
+        patience: Option<Patience>,
+        end: impl Future<Output = Status> + Send + 'static,
+    ) -> Answers<T> {
         // Before anything else: what is revoked from now on is heard of.
         let revoked = self.0.revoked.subscribe();
         let lapse = self.clone().lapse(hash_of(metadata), revoked);
         let stream = stream.map(|item| item.map(I::into));
-        Box::pin(Feed::new(&self.0.tasks, stream, async { lapse.await.into() }, patience))
+        let end = async {
+            tokio::select! {
+                error = lapse => error.into(),
+                status = end => status,
+            }
+        };
+        Box::pin(Feed::new(&self.0.tasks, stream, end, patience))
     }
 
     async fn lapse(self, hash: Result<TokenHash, Error>, mut revoked: watch::Receiver<()>) -> Error {
@@ -306,7 +356,7 @@ impl Tokens {
         }
         let found = Token { id, principal, user, expires_at, user_agent };
         let mut known = self.lock();
-        if known.revocations == revocations {
+        if known.revocations == revocations && known.ending == 0 {
             if known.tokens.len() >= REMEMBERED_MAX {
                 known.tokens.clear();
             }
@@ -340,6 +390,13 @@ impl Tokens {
 }
 
 impl Known {
+    /// `under_way`: what the count of endings under way changes by.
+    fn forget(&mut self, ending: &Ending, under_way: isize) {
+        self.tokens.retain(|_, token| !ending.ends(token));
+        self.revocations += 1;
+        self.ending = self.ending.saturating_add_signed(under_way);
+    }
+
     fn used(&mut self, used: TokenUse) {
         if let (Some(agent), Some(token)) = (&used.user_agent, self.tokens.get_mut(&used.hash)) {
             token.user_agent = Some(agent.clone());

@@ -104,6 +104,14 @@ impl Users {
         Ok(found.inspect(|user| self.lock().remember(user, changes)))
     }
 
+    /// The names of those of these ids that are users who are not deleted.
+    pub async fn names(&self, ids: &[UserId]) -> Result<HashMap<UserId, String>, Error> {
+        match ids {
+            [] => Ok(HashMap::new()),
+            ids => self.0.store.user_names(ids).await,
+        }
+    }
+
     /// A page of users by name, those after `after` (empty: from the first);
     /// the list ends with an empty page. `deleted`: deleted ones, too.
     pub async fn list(&self, after: &str, deleted: bool) -> Result<Vec<User>, Error> {

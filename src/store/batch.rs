@@ -18,6 +18,7 @@ use super::{
     dead::DeadLetter,
     op::{Change, Done, Gone, StreamOut},
     peers::PeerTouch,
+    push,
     relay::{self, arrivals::Arrivals},
     tokens::{TokenHash, TokenUse},
 };
@@ -35,6 +36,7 @@ pub(super) struct Counters {
     pub(super) cursor: u64,
     /// The greatest moment given to a delivery.
     pub(super) created: i64,
+    pub(super) push: push::Log,
 }
 
 #[derive(Debug)]
@@ -88,6 +90,7 @@ pub(super) struct Batch<'a> {
     pub(super) tokens: BTreeMap<TokenHash, TokenUse>,
     pub(super) relay: relay::batch::Batch<'a>,
     pub(super) chat: chat::Batch,
+    pub(super) push: push::Batch,
 }
 
 impl<'a> Batch<'a> {
@@ -107,6 +110,7 @@ impl<'a> Batch<'a> {
             tokens: BTreeMap::new(),
             relay: relay::batch::Batch::new(arrivals),
             chat: chat::Batch::default(),
+            push: push::Batch::default(),
         }
     }
 
@@ -117,6 +121,7 @@ impl<'a> Batch<'a> {
         let mut result = Done {
             numbers: self.counters.number..self.counters.number,
             cursors: self.counters.cursor..self.counters.cursor,
+            pushed: self.counters.push.next..self.counters.push.next,
             ..Done::default()
         };
         self.relay.begin();
@@ -125,6 +130,7 @@ impl<'a> Batch<'a> {
         }
         result.numbers.end = self.counters.number;
         result.cursors.end = self.counters.cursor;
+        result.pushed.end = self.counters.push.next;
         Ok(result)
     }
 
@@ -216,6 +222,7 @@ impl<'a> Batch<'a> {
             }
             Change::Relay(change) => self.relay.take(change, &mut self.counters),
             Change::Chat(change) => self.chat.take(change),
+            Change::Push(change) => self.push.take(change, &mut self.counters.push),
             // Refused by `check`.
             _ => {}
         }

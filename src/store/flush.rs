@@ -1,7 +1,7 @@
 //! Writes a batch into the open transaction, kind by kind.
 //!
 //! The order is fixed: outbox rows in, outbox rows out, streams and touches,
-//! local log, lists, dead letters, tokens, the relay's rows, those of chats, counters. Only the
+//! local log, lists, dead letters, tokens, the relay's rows, those of chats, the push log, counters. Only the
 //! first two depend on each other, and the relay's among themselves; `batch.rs`
 //! and `relay/batch.rs` say why their order is right.
 
@@ -31,6 +31,7 @@ pub(super) async fn flush(
     tokens::touch(&mut script, batch);
     relay::flush::write(&mut script, &batch.relay);
     batch.chat.write(&mut script);
+    batch.push.write(&mut script, batch.counters.push);
     if !batch.outbox.is_empty() || !batch.inbound.is_empty() || batch.relay.is_numbered() {
         node::put_counters(&mut script, batch.counters);
     }

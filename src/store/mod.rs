@@ -16,6 +16,7 @@ mod node;
 mod op;
 mod outbox;
 mod peers;
+pub mod push;
 mod rare;
 pub mod relay;
 mod rows;

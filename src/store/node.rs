@@ -6,7 +6,7 @@
 use super::{
     Store,
     batch::Counters,
-    broken, error,
+    broken, error, push,
     rows::{self, Script},
 };
 use crate::{
@@ -62,9 +62,10 @@ impl Store {
 pub(super) async fn counters(connection: &mut SqliteConnection) -> Result<Counters, sqlx::Error> {
     let (number, cursor, created): (i64, i64, i64) =
         sqlx::query_as("SELECT next_number, next_cursor, last_created FROM node WHERE id = 1")
-            .fetch_one(connection)
+            .fetch_one(&mut *connection)
             .await?;
-    Ok(Counters { number: rows::unbits(number), cursor: rows::unbits(cursor), created })
+    let push = push::end_of(connection).await?;
+    Ok(Counters { number: rows::unbits(number), cursor: rows::unbits(cursor), created, push })
 }
 
 pub(super) fn put_counters(script: &mut Script, counters: Counters) {

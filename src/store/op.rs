@@ -9,7 +9,7 @@ use super::{
     chat,
     dead::DeadLetter,
     peers::{PeerRow, PeerTouch},
-    relay,
+    push, relay,
     tokens::{TokenRow, TokenUse},
     users::{UserRow, UserState},
 };
@@ -178,6 +178,8 @@ pub enum Change {
     Relay(relay::Change),
     /// Rows of chats.
     Chat(chat::Change),
+    /// The push log.
+    Push(push::Change),
 }
 
 /// What came of an op that committed.
@@ -188,6 +190,9 @@ pub struct Done {
     pub numbers: Range<u64>,
     /// The cursors of the op's `Inbound`s, in their order.
     pub cursors: Range<u64>,
+    /// The cursors of the push log that were given in the op. One is kept for an
+    /// event that was there already, too.
+    pub pushed: Range<u64>,
     /// One for each change that takes rows away (`Settle`, `Bury…` of rows,
     /// `DropDead`, `Trim…`, `RevokeToken`, `EndSessions`, and so in the relay),
     /// in their order. When several `Settle`s of one peer are committed together, the
@@ -261,6 +266,7 @@ impl Change {
             Self::Invite { inviter, .. } => inviter.is_some(),
             Self::Relay(change) => change.grows(),
             Self::Chat(change) => change.grows(),
+            Self::Push(change) => change.grows(),
             _ => false,
         }
     }
@@ -278,6 +284,7 @@ impl Change {
         match self {
             Self::Relay(change) => return change.is_grouped(),
             Self::Chat(change) => return change.is_grouped(),
+            Self::Push(change) => return change.is_grouped(),
             _ => {}
         }
         matches!(
@@ -307,6 +314,7 @@ impl Change {
             }
             Self::Relay(change) => change.weight(),
             Self::Chat(change) => change.weight(),
+            Self::Push(change) => change.weight(),
             _ => 0,
         }
     }

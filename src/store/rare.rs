@@ -2,10 +2,11 @@
 //! has its transaction for itself.
 
 use super::{
+    batch::Counters,
     chat, dead, inbound, node,
     op::{Change, Done, Gone},
     outbox::{self, Burial},
-    peers, relay, tokens,
+    peers, push, relay, tokens,
     transaction::Failure,
     users,
 };
@@ -13,7 +14,12 @@ use crate::error::Error;
 use sqlx::SqliteConnection;
 
 /// Adds to `done` what left its table, for a change that takes rows away.
-pub(super) async fn apply(connection: &mut SqliteConnection, change: &Change, done: &mut Done) -> Result<(), Failure> {
+pub(super) async fn apply(
+    connection: &mut SqliteConnection,
+    change: &Change,
+    counters: &mut Counters,
+    done: &mut Done,
+) -> Result<(), Failure> {
     match change {
         Change::PutNode { server_id, port } => node::put(connection, server_id, *port).await?,
         Change::PutFormerId { server_id, until } => node::put_former(connection, server_id, *until).await?,
@@ -36,6 +42,7 @@ pub(super) async fn apply(connection: &mut SqliteConnection, change: &Change, do
         }
         Change::Relay(change) => relay::apply(connection, change, done).await?,
         Change::Chat(change) => chat::apply(connection, change).await?,
+        Change::Push(change) => push::apply(connection, change, &mut counters.push, done).await?,
         taking => done.gone.push(take(connection, taking).await?),
     }
     Ok(())

@@ -111,13 +111,14 @@ pub(super) async fn alone(
     let mut done = Done {
         numbers: counters.number..counters.number,
         cursors: counters.cursor..counters.cursor,
+        pushed: counters.push.next..counters.push.next,
         ..Done::default()
     };
     for changes in op.changes.chunk_by(|one, next| one.is_grouped() && next.is_grouped()) {
         if let [rare] = changes
             && !rare.is_grouped()
         {
-            rare::apply(connection, rare, &mut done).await?;
+            rare::apply(connection, rare, &mut counters, &mut done).await?;
             continue;
         }
         let mut batch = Batch { marked, ..Batch::new(counters, &known.streams_in, &known.arrivals) };
@@ -133,6 +134,7 @@ pub(super) async fn alone(
     given.dropped.clone_from(&done.dropped);
     done.numbers.end = counters.number;
     done.cursors.end = counters.cursor;
+    done.pushed.end = counters.push.next;
     Ok(Written { results: vec![Ok(done)], counters, marked, given })
 }
 

@@ -10,6 +10,7 @@ use crate::{
     types::{Millis, UserId},
 };
 use sqlx::SqliteConnection;
+use std::collections::HashMap;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum UserState {
@@ -70,6 +71,20 @@ impl Store {
             .await
             .map_err(error)?;
         found.map(user).transpose()
+    }
+
+    /// The names of those of these ids that are users who are not deleted.
+    pub async fn user_names(&self, ids: &[UserId]) -> Result<HashMap<UserId, String>, Error> {
+        let ids = format!("[{}]", ids.iter().map(|id| bits(id.get()).to_string()).collect::<Vec<_>>().join(","));
+        let found: Vec<(i64, String)> = sqlx::query_as(
+            "SELECT u.id, u.name FROM json_each($1) j CROSS JOIN local_user u ON u.id = j.value
+             WHERE u.state <> 'deleted'",
+        )
+        .bind(ids)
+        .fetch_all(&self.readers)
+        .await
+        .map_err(error)?;
+        found.into_iter().map(|(id, name)| Ok((user_id(id)?, name))).collect()
     }
 
     /// The next by name, at most `limit`; `after`: the last name of the page

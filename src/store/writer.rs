@@ -12,7 +12,7 @@ use super::{
     disk::{self, Bounds, FreeSpace},
     error,
     op::{Change, Done, Op},
-    sqlite_code,
+    push, sqlite_code,
     transaction::{Failure, Known, Written, alone, grouped, run},
 };
 use crate::error::Error;
@@ -42,6 +42,7 @@ pub(super) struct Handle {
     requests: mpsc::Sender<Request>,
     room: Arc<Semaphore>,
     head: watch::Receiver<u64>,
+    push_head: watch::Receiver<push::Head>,
     ended: CancellationToken,
     free_space: FreeSpace,
     bounds: Bounds,
@@ -98,6 +99,7 @@ pub(super) async fn start(
     let known = Known::read(&mut connection).await?;
     let (requests, queue) = mpsc::channel(WAITING_OPS);
     let (head, watched) = watch::channel(known.counters.cursor - 1);
+    let (push_head, push_watched) = watch::channel(known.counters.push.head());
     let ended = CancellationToken::new();
     let troubled = Arc::new(AtomicBool::new(false));
     let free_space = settings.free_space.clone();
@@ -108,6 +110,7 @@ pub(super) async fn start(
         connection: Some(connection),
         known,
         head,
+        push_head,
         settings,
         bounds,
         troubled: troubled.clone(),
@@ -122,7 +125,7 @@ pub(super) async fn start(
         drop(guard);
     });
     let room = Arc::new(Semaphore::new(WAITING_BYTES));
-    Ok(Handle { requests, room, head: watched, ended, free_space, bounds, troubled })
+    Ok(Handle { requests, room, head: watched, push_head: push_watched, ended, free_space, bounds, troubled })
 }
 
 impl Handle {
@@ -148,6 +151,14 @@ impl Handle {
         self.head.clone()
     }
 
+    pub(super) fn push_head(&self) -> watch::Receiver<push::Head> {
+        self.push_head.clone()
+    }
+
+    pub(super) fn push_wanted(&self) -> bool {
+        self.push_head.borrow().open
+    }
+
     pub(super) async fn close(&self) {
         // An error: it is closing already.
         let _ = self.requests.send(Request::Close).await;
@@ -164,6 +175,7 @@ struct Writer {
     connection: Option<SqliteConnection>,
     known: Known,
     head: watch::Sender<u64>,
+    push_head: watch::Sender<push::Head>,
     settings: Settings,
     bounds: Bounds,
     troubled: Arc<AtomicBool>,
@@ -330,6 +342,8 @@ impl Writer {
         self.known.learn(written);
         let newest = written.counters.cursor - 1;
         self.head.send_if_modified(|head| mem::replace(head, newest) != newest);
+        let pushed = written.counters.push.head();
+        self.push_head.send_if_modified(|head| mem::replace(head, pushed) != pushed);
         self.freed |= written.results.iter().flatten().any(|done| done.gone.iter().any(|gone| gone.rows > 0));
     }
 

@@ -14,7 +14,13 @@ from grpc_tools import protoc
 
 _STOCK = pathlib.Path(__file__).parent / "stock"
 _PUBLISHED = pathlib.Path(__file__).parents[2] / "proto"
-_FOR_CLIENTS = ["chat/chat.proto", "mpc/router/v1/message_router.proto", "pillarbox/relay/v1/sessions.proto"]
+_FOR_CLIENTS = [
+    "chat/chat.proto",
+    "galaxy/backend/push/v1/push.proto",
+    "mpc/router/v1/message_router.proto",
+    "pillarbox/push/v1/push.proto",
+    "pillarbox/relay/v1/sessions.proto",
+]
 
 
 def _compiled(*modules):
@@ -30,7 +36,23 @@ def _compiled(*modules):
             sys.path.remove(out)
 
 
-auth, auth_grpc, sync, sync_grpc, types, router, router_grpc, chat, chat_grpc, sessions, sessions_grpc = _compiled(
+(
+    auth,
+    auth_grpc,
+    sync,
+    sync_grpc,
+    types,
+    router,
+    router_grpc,
+    chat,
+    chat_grpc,
+    sessions,
+    sessions_grpc,
+    push,
+    push_grpc,
+    published,
+    published_grpc,
+) = _compiled(
     "protocol.auth.v1.auth_pb2",
     "protocol.auth.v1.auth_pb2_grpc",
     "protocol.sync.v1.sync_pb2",
@@ -42,6 +64,10 @@ auth, auth_grpc, sync, sync_grpc, types, router, router_grpc, chat, chat_grpc, s
     "chat.chat_pb2_grpc",
     "pillarbox.relay.v1.sessions_pb2",
     "pillarbox.relay.v1.sessions_pb2_grpc",
+    "galaxy.backend.push.v1.push_pb2",
+    "galaxy.backend.push.v1.push_pb2_grpc",
+    "pillarbox.push.v1.push_pb2",
+    "pillarbox.push.v1.push_pb2_grpc",
 )
 
 

@@ -40,12 +40,13 @@ def main():
     import scenarios_chat
     import scenarios_grpc
     import scenarios_hrpc
+    import scenarios_push
     import scenarios_router
     from node import Node
 
     if arguments.scenario == "contract_is_stock":
         return scenarios_grpc.contract_is_stock(arguments)
-    modules = (scenarios_chat, scenarios_grpc, scenarios_hrpc, scenarios_router)
+    modules = (scenarios_chat, scenarios_grpc, scenarios_hrpc, scenarios_push, scenarios_router)
     [scenario] = [getattr(it, arguments.scenario) for it in modules if hasattr(it, arguments.scenario)]
     scenario(Node(arguments), arguments.certificates)
 

@@ -199,6 +199,7 @@ impl Office {
             former_ids: vec![],
             before_rename: Box::new(|_| Ok(())),
             letters: takers(&self.book),
+            listener: None,
             stop: stop.clone(),
         })
         .await

@@ -208,9 +208,18 @@ async fn apply(
     loop {
         let (room, now) = (inner.room(peer, mark, rows).await, Millis::now());
         let mut opening = Opening::new(&inner.letters, row_id, peer.server_id(), now);
-        let plan = inbox::plan(row_id, mark, rows, room, now, &mut |parcel| opening.open(parcel));
+        let mut plan = inbox::plan(row_id, mark, rows, room, now, &mut |parcel| opening.open(parcel));
         if plan.op.changes.is_empty() {
             return (mark, Ok(()));
+        }
+        if let Err(error) = inner.tell_news(row_id, &peer.server_id(), &mut plan, now).await {
+            tracing::warn!(peer = row_id.0, %error, "who is to hear of the peer's events could not be asked");
+            opening.failed(&Outcome::Failed);
+            if !until_committed {
+                return (mark, Err(error));
+            }
+            pause.wait().await;
+            continue;
         }
         // A refusal goes back even into a full queue: there is no other way to be rid of it.
         let queued = Queued::of(inner, &plan.op);

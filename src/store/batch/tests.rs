@@ -3,7 +3,8 @@
 use super::*;
 
 const PEER: PeerId = PeerId(1);
-const START: Counters = Counters { number: 10, cursor: 20, created: 30 };
+const START: Counters =
+    Counters { number: 10, cursor: 20, created: 30, push: push::Log { next: 2, total: 0, open: false } };
 
 fn batch(streams: &[(PeerId, Mark)]) -> Batch<'static> {
     let arrivals = Box::leak(Box::new(Arrivals::new(START.created, relay::chain::Heads::default())));

@@ -424,7 +424,7 @@ async fn what_expires_fails_once_and_is_told() {
     assert_eq!(fail(1).await.unwrap().expired, [expired(3, N, PEER, bob())], "the first to expire first");
     let done = fail(99).await.unwrap();
     assert_eq!((done.expired, done.gone), (vec![expired(2, M, PeerId::SELF, afar())], vec![]));
-    assert_eq!(fail(99).await.unwrap(), Done { numbers: 5..5, cursors: 1..1, ..Done::default() });
+    assert_eq!(fail(99).await.unwrap(), Done { numbers: 5..5, cursors: 1..1, pushed: 2..2, ..Done::default() });
     assert_eq!((open_of(&store, M).await, open_of(&store, N).await, open_of(&store, O).await), (0, 0, 1));
     let rows = store.deliveries(M).await.unwrap();
     assert_eq!((rows[0].state, rows[0].error.as_str()), (DeliveryState::Acknowledged, ""));
@@ -601,7 +601,7 @@ async fn a_parcel_that_came_back_fails_what_is_open_at_that_server_and_nothing_e
     let fail =
         |message, peer, at, error: &str| Change::FailRemote { message, peer, at: Millis(at), error: error.into() };
     let done = store.submit(fail(M, OTHER, 400, "expired there")).await.unwrap();
-    assert_eq!(done, Done { numbers: 8..8, cursors: 1..1, ..Done::default() }, "it takes no rows away");
+    assert_eq!(done, Done { numbers: 8..8, cursors: 1..1, pushed: 2..2, ..Done::default() }, "it takes no rows away");
     let pending = (DeliveryState::Pending, None, "");
     let failed = (DeliveryState::Failed, Some(Millis(400)), "expired there");
     let acknowledged = (DeliveryState::Acknowledged, Some(Millis(202)), "");

@@ -51,7 +51,9 @@ async fn a_name_and_an_id_are_one_persons_also_when_it_is_deleted() {
     assert_eq!(store.users("", true, 9).await.unwrap(), [upper.clone(), deleted.clone()]);
     assert_eq!(store.users("", false, 9).await.unwrap(), std::slice::from_ref(&upper));
     assert_eq!(store.users("Alice", true, 9).await.unwrap(), [deleted]);
-    assert_eq!(store.users("", true, 1).await.unwrap(), [upper]);
+    assert_eq!(store.users("", true, 1).await.unwrap(), std::slice::from_ref(&upper));
+    let ids: Vec<UserId> = [1, 2, i64::MAX.unsigned_abs()].into_iter().filter_map(UserId::new).collect();
+    assert_eq!(store.user_names(&ids).await.unwrap(), [(upper.id, "Alice".to_owned())].into());
 }
 
 #[tokio::test]

@@ -10,7 +10,7 @@ const PEER: PeerId = PeerId(7);
 const FLOOR: i64 = 50;
 
 fn counters() -> Counters {
-    Counters { number: 10, cursor: 1, created: FLOOR }
+    Counters { number: 10, cursor: 1, created: FLOOR, push: crate::store::push::Log { next: 2, total: 0, open: false } }
 }
 
 fn party(peer: PeerId, name: &str) -> PartyRef {

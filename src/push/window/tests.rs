@@ -1,0 +1,81 @@
+//! Tables of `window.rs`.
+
+use super::*;
+
+const FLOOR: u64 = 100;
+
+#[test]
+fn a_cursor_is_20_digits_and_comes_back_as_it_was() {
+    for cursor in [0, 1, 42, u64::MAX] {
+        let text = show(cursor);
+        assert_eq!((text.len(), read(&text)), (20, Some(cursor)));
+    }
+    assert_eq!(show(7), "00000000000000000007");
+    for bad in [
+        "",
+        "7",
+        "+0000000000000000007",
+        "0000000000000000000x",
+        " 000000000000000007 ",
+        "000000000000000000007",
+        "99999999999999999999",
+        "٠٠٠٠٠٠٠٠٠٠",
+    ] {
+        assert_eq!(read(bad), None, "{bad:?}");
+    }
+}
+
+#[test]
+fn a_stream_resumes_inside_the_window_and_begins_afresh_outside() {
+    let (fresh, expired, unknown) =
+        (Start::Fresh(None), Start::Fresh(Some(Reset::Expired)), Start::Fresh(Some(Reset::Unknown)));
+    for (cursor, found, expected) in [
+        (0, false, expired),
+        (99, false, expired),
+        (99, true, expired),
+        // Told as the oldest; no event has it.
+        (100, false, Start::Resume(100)),
+        (101, true, Start::Resume(101)),
+        (101, false, unknown),
+        (u64::MAX, false, unknown),
+    ] {
+        assert_eq!(start(&show(cursor), FLOOR, found), expected, "{cursor} {found}");
+    }
+    assert_eq!(start("", FLOOR, false), fresh);
+    for malformed in ["x", "150", "-1", &"0".repeat(21), &"9".repeat(1_000)] {
+        assert_eq!(start(malformed, FLOOR, true), unknown, "{malformed}");
+    }
+}
+
+#[test]
+fn only_a_cursor_that_may_be_an_event_is_looked_for() {
+    for (cursor, expected) in [(0, None), (100, None), (101, Some(101)), (u64::MAX, Some(u64::MAX))] {
+        assert_eq!(sought(&show(cursor), FLOOR), expected);
+    }
+    assert_eq!((sought("", FLOOR), sought("150", FLOOR)), (None, None));
+}
+
+#[test]
+fn a_stream_falls_out_when_rows_behind_its_cursor_are_gone() {
+    assert!(!fell_out(100, 100), "everything after it is there");
+    assert!(fell_out(99, 100));
+}
+
+#[test]
+fn the_log_is_closed_a_window_after_the_last_gateway_and_never_before() {
+    let age = Duration::from_secs(80);
+    for (seconds, due, over) in [
+        (0, false, false),
+        (9, false, false),
+        (10, true, false),
+        (80, true, false),
+        (90, true, false),
+        (91, true, true),
+    ] {
+        let now = Millis(1_000_000 + seconds * 1_000);
+        assert_eq!(is_note_due(Millis(1_000_000), now, age), due, "{seconds}");
+        assert_eq!(is_over(Millis(1_000_000), now, age), over, "{seconds}");
+    }
+    // The clock went back: what was noted is noted anew.
+    assert!(is_note_due(Millis(2_000_000), Millis(1_000_000), age));
+}
