@@ -31,6 +31,7 @@ const BESIDE: &[(&str, &str)] = &[
     ("metrics", "types"),
     ("node", "config"),
     ("main", "cli"),
+    ("bench", "demo"),
     ("cli", "bench"),
     ("cli", "demo"),
     ("cli", "gateway"),
