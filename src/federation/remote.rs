@@ -37,7 +37,7 @@ use std::{
     time::Duration,
 };
 use tokio::{
-    sync::mpsc,
+    sync::{RwLock, RwLockReadGuard, mpsc},
     time::{Instant, timeout_at},
 };
 use tokio_stream::wrappers::ReceiverStream;
@@ -150,11 +150,14 @@ pub struct Remote {
     inner: Arc<Inner>,
     peer: Arc<Peer>,
     open: Mutex<Option<(Open, Instant)>>,
+    /// Held together by calls under way, alone by one that tells of a new id:
+    /// nothing that was signed under the old one arrives behind it.
+    under_way: RwLock<()>,
 }
 
 impl Remote {
     pub fn new(inner: Arc<Inner>, peer: Arc<Peer>) -> Self {
-        Self { inner, peer, open: Mutex::new(None) }
+        Self { inner, peer, open: Mutex::new(None), under_way: RwLock::new(()) }
     }
 
     /// Calls `method` with a fresh token. `body`: the serialized request. The
@@ -175,14 +178,33 @@ impl Remote {
 
     async fn call_by(&self, method: Method, body: Bytes, deadline: Instant) -> Result<Bytes, CallError> {
         let open = self.connection(deadline).await?;
-        if let Some(known_as) = self.peer.row().known_as {
-            self.tell_new_id(&open, known_as).await?;
-        }
-        self.send(open, method, body, self.inner.own_id()).await
+        let (own, _under_way) = self.known_id(&open).await?;
+        self.send(open, method, body, own).await
     }
 
-    /// The peer knows this node by an id it had: nothing else is sent before it
-    /// has heard the new one.
+    /// The id that the peer knows this node by: nothing else is sent before it
+    /// has heard of a new one. It stays so while the guard is held.
+    async fn known_id(&self, open: &Open) -> Result<(ServerId, RwLockReadGuard<'_, ()>), CallError> {
+        loop {
+            let under_way = self.under_way.read().await;
+            // In this order: a rename writes the rows before the id.
+            let own = self.inner.own_id();
+            if self.old_id(&own).is_none() {
+                return Ok((own, under_way));
+            }
+            drop(under_way);
+            let _alone = self.under_way.write().await;
+            if let Some(known_as) = self.old_id(&own) {
+                self.tell_new_id(open, known_as).await?;
+            }
+        }
+    }
+
+    /// The id by which the peer knows this node, if it is not `own`.
+    fn old_id(&self, own: &ServerId) -> Option<ServerId> {
+        self.peer.row().known_as.filter(|known_as| known_as != own)
+    }
+
     async fn tell_new_id(&self, open: &Open, known_as: ServerId) -> Result<(), CallError> {
         let request = NotifyNewIdRequest { new_server_id: self.inner.own_id().to_string() };
         let told = self.send(open.clone(), Method::NotifyNewId, request.encode_to_vec().into(), known_as).await;
@@ -204,12 +226,9 @@ impl Remote {
         if open.transport == Transport::Hrpc || !open.link.is_h2() || !self.peer.has_courier() {
             return Ok(None);
         }
-        if let Some(known_as) = self.peer.row().known_as {
-            self.tell_new_id(&open, known_as).await?;
-        }
+        let (own, _under_way) = self.known_id(&open).await?;
         let (destination, nonce) = (self.peer.server_id(), postbox_token::fresh_nonce().map_err(CallError::local)?);
         let opening = Request { method: Method::Deliver.path(), body: &[] };
-        let own = self.inner.own_id();
         let token = postbox_token::mint_with(&self.inner.key, &own, &destination, opening, unix_seconds(), nonce);
         // The window bounds what is under way: here only the next batch waits.
         let (batches, outgoing) = mpsc::channel(1);

@@ -111,13 +111,18 @@ impl Owner {
             told.push(row);
         }
         inner.store.submit(op).await?;
-        inner.set_own_id(new_id);
+        // The id last: whoever signs with it finds that the peer is to be told first.
+        let mut peers = vec![];
         for row in told {
             self.rows.insert(row.id, row.clone());
             if let Some(peer) = inner.registry.by_row(row.id) {
                 peer.set_row(row);
-                let _ = peer.command(Command::RetryNow { push: false });
+                peers.push(peer);
             }
+        }
+        inner.set_own_id(new_id);
+        for peer in peers {
+            let _ = peer.command(Command::RetryNow { push: false });
         }
         Ok(())
     }
