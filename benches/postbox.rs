@@ -7,22 +7,26 @@
 //! before it: what the machine gives without this program. The load of the
 //! machine is printed too; figures of a busy one are worth little, ratios more.
 
+#[path = "postbox/alone.rs"]
+mod alone;
 #[path = "postbox/chatting.rs"]
 mod chatting;
+#[path = "postbox/crowd.rs"]
+mod crowd;
 #[path = "postbox/delivery.rs"]
 mod delivery;
-#[path = "postbox/disk.rs"]
-mod disk;
-#[path = "postbox/echo.rs"]
-mod echo;
 #[path = "postbox/idle.rs"]
 mod idle;
+#[path = "postbox/link.rs"]
+mod link;
 #[path = "postbox/load.rs"]
 mod load;
 #[path = "postbox/nats.rs"]
 mod nats;
 #[path = "postbox/parties.rs"]
 mod parties;
+#[path = "postbox/peers.rs"]
+mod peers;
 #[path = "../tests/common/process.rs"]
 mod process;
 #[path = "postbox/pushing.rs"]
@@ -31,19 +35,21 @@ mod pushing;
 mod report;
 #[path = "postbox/send.rs"]
 mod send;
-#[path = "postbox/usage.rs"]
-mod usage;
+#[path = "postbox/wan.rs"]
+mod wan;
 
 use report::Report;
 use std::{env, process::ExitCode, time::Duration};
 
 type Failure = Box<dyn std::error::Error + Send + Sync>;
 
-const NAMES: [&str; 13] = [
+const NAMES: [&str; 15] = [
     "baselines",
     "idle",
     "send",
     "courier",
+    "wan",
+    "peers",
     "drain",
     "route",
     "latency",
@@ -54,8 +60,6 @@ const NAMES: [&str; 13] = [
     "fanout",
     "push",
 ];
-/// How this program is told to be the echo server; a directory follows.
-const ECHO: &str = "--echo-server";
 
 /// How much is measured.
 #[derive(Debug, Clone, Copy)]
@@ -65,6 +69,10 @@ struct Size {
     span: Duration,
     /// Events sent in batches.
     couriered: u64,
+    /// Events over a long link.
+    far: u64,
+    /// Peers of one node.
+    peers: usize,
     /// Events drained by Pull.
     drained: u64,
     /// Events that a gateway catches up.
@@ -79,6 +87,8 @@ const FULL: Size = Size {
     rounds: 3,
     span: Duration::from_secs(3),
     couriered: 300_000,
+    far: 600_000,
+    peers: 1_000,
     drained: 1_000_000,
     pushed: 1_000_000,
     timed: 2_000,
@@ -88,6 +98,8 @@ const QUICK: Size = Size {
     rounds: 1,
     span: Duration::from_millis(500),
     couriered: 20_000,
+    far: 100_000,
+    peers: 100,
     drained: 50_000,
     pushed: 20_000,
     timed: 200,
@@ -101,7 +113,8 @@ fn main() -> ExitCode {
         Err(error) => return complain(&error.into()),
     };
     let done = match &arguments[..] {
-        [echo, dir] if echo == ECHO => runtime.block_on(echo::serve(dir.as_ref())),
+        [end, address] if end == wan::SINK => wan::serve_sink(address),
+        [end, address, bytes] if end == wan::SOURCE => wan::run_source(address, bytes),
         _ => runtime.block_on(run(&arguments)),
     };
     match done {
@@ -134,10 +147,12 @@ async fn run(arguments: &[String]) -> Result<(), Failure> {
     report.machine("at the start");
     for name in names {
         match name {
-            "baselines" => disk::baselines(&mut report, size).await?,
+            "baselines" => alone::baselines(&mut report, size).await?,
             "idle" => idle::run(&mut report, size).await?,
             "send" => send::run(&mut report, size).await?,
             "courier" => delivery::courier(&mut report, size).await?,
+            "wan" => wan::run(&mut report, size).await?,
+            "peers" => peers::run(&mut report, size).await?,
             "route" => parties::route(&mut report, size).await?,
             "latency" => parties::latency(&mut report, size).await?,
             "broadcast" => parties::broadcast(&mut report, size).await?,

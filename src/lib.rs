@@ -12,10 +12,11 @@
 //! 5. [`relay`]: the MPC router; [`chat`]: chats
 //! 7. [`admin`]: the operator's socket, metrics
 //! 8. [`node`]: the wiring; [`config`]
-//! 9. [`cli`]: the process; [`demo`]
+//! 9. [`cli`]: the process; [`demo`]; [`bench`]; [`gateway`]
 #![forbid(unsafe_code)]
 
 pub mod admin;
+pub mod bench;
 pub mod chat;
 pub mod cli;
 pub mod client;
@@ -23,6 +24,7 @@ pub mod config;
 pub mod demo;
 pub mod error;
 pub mod federation;
+pub mod gateway;
 pub mod identity;
 pub mod metrics;
 pub mod net;

@@ -56,6 +56,10 @@ fn the_commands_are_those_that_are_promised() {
         "serve",
         "check-config",
         "demo",
+        "bench postbox",
+        "bench router",
+        "bench chat",
+        "bench push",
         "key show",
         "server rename",
         "peer add",
@@ -133,6 +137,18 @@ fn wrong_usage_is_64_and_on_stderr() {
         &["session", "list"],
         &["session", "revoke"],
         &["session", "revoke", "alice", ""],
+        &["bench"],
+        &["bench", "postbox", "--peers", "0"],
+        &["bench", "postbox", "--peers", "33"],
+        &["bench", "postbox", "--duration", "0s"],
+        &["bench", "postbox", "--duration", "1s", "--msgs", "1"],
+        &["bench", "router", "--size", "10"],
+        &["bench", "chat", "--in-flight", "5000"],
+        &["bench", "chat", "--dir", "nowhere"],
+        &["bench", "router", "--node", "localhost:1"],
+        &["bench", "push", "--node", "localhost:1", "--token", "t"],
+        &["bench", "postbox", "--node", "localhost:1", "--token", "t"],
+        &["bench", "router", "--node", "localhost:1", "--token", "t", "--ca", "nowhere.pem"],
         &[],
     ] {
         let output = run(arguments, &[]);
@@ -356,4 +372,110 @@ fn users_and_their_sessions_are_managed_by_commands() {
     let taken = node.run(&["user", "add", "alice"]);
     assert_eq!(taken.status.code(), Some(1));
     assert!(stderr(&taken).contains("choose another"), "{}", stderr(&taken));
+}
+
+#[test]
+fn a_gateway_that_is_told_nonsense_is_64_and_says_what_to_do() {
+    let token = ("PILLARBOX_TOKEN", "pbt_of-a-gateway");
+    let backend = ["--backend", "http://127.0.0.1:1"];
+    for (arguments, variables, expected) in [
+        (&[][..], &[token][..], "--backend"),
+        (&backend, &[], "PILLARBOX_TOKEN or --token-file"),
+        (&["--backend", "http://127.0.0.1:1", "--token-file", "gone"], &[], "--token-file gone"),
+        (&["--backend", "ftp://a.example:1"], &[token], "--backend"),
+        (&["--backend", "a.example"], &[token], "--backend"),
+        (&["--backend", "http://127.0.0.1:1", "--listen", "0.0.0.0:0"], &[token], "--tls-cert and --tls-key"),
+        (&["--backend", "http://127.0.0.1:1", "--tls-cert", "cert.pem"], &[token], "--tls-key"),
+        (
+            &["--backend", "http://127.0.0.1:1", "--tls-cert", "c", "--tls-key", "k", "--behind-proxy"],
+            &[token],
+            "--behind-proxy",
+        ),
+        (&["--backend", "http://127.0.0.1:1", "--allow-origin", "*"], &[token], "https://app.example"),
+        (&["--backend", "http://127.0.0.1:1", "--pin", "short"], &[token], "--pin"),
+        (&["--backend", "http://127.0.0.1:1", "--id", "../web"], &[token], "--id"),
+        (&["--backend", "http://127.0.0.1:1", "--ca-file", "gone.pem"], &[token], "gone.pem"),
+        (&["--backend", "http://127.0.0.1:1", "--max-clients", "0"], &[token], "--max-clients"),
+    ] {
+        let output = run(&[&["gateway"], arguments].concat(), variables);
+        let text = stderr(&output);
+        assert_eq!(output.status.code(), Some(64), "{arguments:?}: {text}");
+        assert!(text.contains(expected) && !text.contains("pbt_"), "{arguments:?}: {text}");
+        assert!(output.stdout.is_empty(), "{arguments:?}");
+    }
+}
+
+/// What `bench … --json` printed.
+fn benched(temp: &Path, arguments: &[&str]) -> serde_json::Value {
+    let mut command = pillarbox(temp);
+    let output = command.arg("bench").args(arguments).arg("--json").env("TMPDIR", temp).output().expect("it runs");
+    assert_eq!(output.status.code(), Some(0), "{arguments:?}: {}", stderr(&output));
+    serde_json::from_str(&stdout(&output)).expect("one object on stdout")
+}
+
+/// Each figure counts these messages, in some time, and its percentiles are in order.
+fn assert_plausible(report: &serde_json::Value, messages: u64) {
+    let number = |value: &serde_json::Value| value.as_f64().unwrap_or_else(|| panic!("no number: {report}"));
+    let figures = report["figures"].as_array().expect("figures");
+    assert_eq!(figures.len(), 2, "{report}");
+    for figure in figures {
+        assert_eq!(figure["messages"], messages, "{report}");
+        let rate = number(&figure["messages"]) / number(&figure["seconds"]);
+        assert!((rate / number(&figure["messages_per_second"]) - 1.0).abs() < 1e-6, "{report}");
+        let Some(times) = figure["latency_us"].as_object() else { continue };
+        let times: Vec<f64> = ["min", "p50", "p90", "p99", "p99.9", "max"].map(|name| number(&times[name])).into();
+        assert!(times[0] > 0.0 && times.is_sorted(), "{report}");
+    }
+    assert_eq!(report["refused"], 0, "{report}");
+}
+
+#[test]
+fn a_bench_of_its_own_nodes_counts_what_it_sent_and_leaves_nothing_behind() {
+    let temp = tempfile::tempdir().expect("a temporary directory");
+    let arguments = ["postbox", "--peers", "2", "--msgs", "400", "--batch", "4", "--no-baselines", "--in-flight", "8"];
+    let report = benched(temp.path(), &arguments);
+    assert_plausible(&report, 400);
+    assert!(report["figures"][1]["latency_us"]["p50"].as_f64() > Some(0.0), "{report}");
+    assert_eq!((&report["baselines"], report["ratios"].as_array().map(Vec::len)), (&serde_json::Value::Null, Some(0)));
+    let report = benched(temp.path(), &["push", "--peers", "3", "--msgs", "50", "--no-baselines"]);
+    assert_eq!((&report["figures"][0]["messages"], &report["figures"][1]["messages"]), (&50.into(), &150.into()));
+    assert!(report["figures"][1]["latency_us"]["p50"].as_f64() > Some(0.0), "{report}");
+    let report = benched(temp.path(), &["chat", "--duration", "200ms", "--peers", "3"]);
+    assert_plausible(&report, report["figures"][0]["messages"].as_u64().expect("a count"));
+    for baseline in report["baselines"].as_object().expect("baselines").values() {
+        assert!(baseline.as_f64() > Some(0.0), "{report}");
+    }
+    for ratio in report["ratios"].as_array().expect("ratios") {
+        assert!(ratio["ratio"].as_f64() > Some(0.0), "{report}");
+    }
+    assert_eq!(std::fs::read_dir(temp.path()).expect("the directory").count(), 0, "the nodes' data is gone");
+}
+
+#[test]
+fn a_bench_of_a_running_node_measures_that_one() {
+    let (temp, dirs) = (tempfile::tempdir().expect("a directory"), [(); 2].map(|()| tempfile::tempdir().expect("one")));
+    let [a, b] = dirs.each_ref().map(|dir| NodeProcess::start(&dir.path().join("data"), &[]));
+    a.add_peer(&b);
+    b.add_peer(&a);
+    let token = a.ok(&["token", "new", "service:bench"]);
+    let node = ["--node", &a.server_id, "--key", &a.key, "--token", token.trim(), "--no-baselines", "--msgs", "100"];
+    let report = benched(temp.path(), &[&["router", "--peers", "2"], &node[..]].concat());
+    assert_plausible(&report, 100);
+    assert_eq!(report["started"], false);
+    let report = benched(temp.path(), &[&["postbox", "--to", &b.server_id], &node[..]].concat());
+    assert_plausible(&report, 100);
+    // Numbers are given to messages of the router, too.
+    assert!(b.json(&["peer", "show", &a.server_id])["inbound_mark"].as_u64() >= Some(100));
+    let web = a.ok(&["token", "new", "gateway:web"]);
+    let gateway = ["push", "--gateway", "web", "--gateway-token", web.trim()];
+    assert_plausible(&benched(temp.path(), &[&gateway[..], &node[..]].concat()), 100);
+    assert_eq!(a.json(&["peer", "show", &b.server_id])["lane"], "courier");
+    assert!(
+        a.ok(&["peer", "show", &b.server_id]).lines().any(|line| line.starts_with("lane") && line.ends_with("courier"))
+    );
+    // A wrong token fails, and says why.
+    let wrong = ["bench", "router", "--node", &a.server_id, "--key", &a.key, "--token", "nonsense", "--no-baselines"];
+    let output = pillarbox(temp.path()).args(wrong).env("TMPDIR", temp.path()).output().expect("it runs");
+    assert_eq!(output.status.code(), Some(1), "{}", stderr(&output));
+    assert!(stderr(&output).contains("Unauthenticated"), "{}", stderr(&output));
 }

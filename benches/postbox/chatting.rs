@@ -2,15 +2,15 @@
 //! and how fast one is handed to a thousand streams.
 
 use crate::{
-    Failure, Size, disk,
-    echo::EchoProcess,
-    load::{Rate, calls, connect},
+    Failure, Size,
+    load::{again, caller, echo},
     process::NodeProcess,
     report::{Aim, Figure, Report, median},
 };
-use pillarbox::{
-    net::link::Link,
-    proto::chat::{Message, NewRequest, SendRequest, chat_client::ChatClient},
+use pillarbox::bench::{
+    baselines::fdatasyncs,
+    drive::{Rate, calls},
+    talkers::Talkers,
 };
 use std::{
     sync::{
@@ -20,10 +20,7 @@ use std::{
     time::{Duration, Instant},
 };
 use tokio::{sync::mpsc, task::JoinSet};
-use tonic::{
-    Request, Status, Streaming,
-    metadata::{Ascii, MetadataValue},
-};
+use tonic::Status;
 
 const TEXT: usize = 256;
 /// Streams of one chat, so many a connection.
@@ -31,55 +28,11 @@ const STREAMS: usize = 1_000;
 const A_CONNECTION: usize = 50;
 const ROOMY: [(&str, &str); 1] = [("LIMITS__CALLS_PER_SECOND", "0")];
 
-/// The service behind the users of a node, on a connection of its own.
-#[derive(Clone)]
-struct Talkers {
-    client: ChatClient<Link>,
-    bearer: MetadataValue<Ascii>,
-}
-
-impl Talkers {
-    async fn of(node: &NodeProcess) -> Result<Self, Failure> {
-        let bearer = format!("Bearer {}", node.ok(&["token", "new", "service:bench"]).trim()).parse()?;
-        Self::again(node, bearer).await
-    }
-
-    async fn again(node: &NodeProcess, bearer: MetadataValue<Ascii>) -> Result<Self, Failure> {
-        let link = connect(&node.listen, &node.key).await?;
-        Ok(Self { client: ChatClient::with_origin(link.clone(), link.origin()), bearer })
-    }
-
-    fn request<T>(&self, message: T) -> Request<T> {
-        let mut request = Request::new(message);
-        request.metadata_mut().insert("authorization", self.bearer.clone());
-        request
-    }
-
-    async fn open(&self, users: &[&str]) -> Result<String, Status> {
-        let user_ids = users.iter().map(|user| (*user).to_owned()).collect();
-        Ok(self.client.clone().new_chat(self.request(NewRequest { user_ids })).await?.into_inner().chat_id)
-    }
-
-    async fn send(&self, chat: &str, client_id: String, text: String) -> Result<(), Status> {
-        let request =
-            SendRequest { client_id, chat_id: chat.into(), user_id: "alice".into(), subject: String::new(), text };
-        self.client.clone().send(self.request(request)).await.map(drop)
-    }
-
-    async fn listen(&self, chat: &str) -> Result<Streaming<Message>, Status> {
-        let mut request = self.request(tokio_stream::empty());
-        for (key, value) in [("chat-id", chat), ("user-id", "bob")] {
-            request.metadata_mut().insert(key, value.parse().map_err(|_| Status::internal("no metadata"))?);
-        }
-        self.client.clone().connect_chat(request).await.map(tonic::Response::into_inner)
-    }
-}
-
 /// Messages acknowledged a second, under a client id each.
 pub async fn send(report: &mut Report, size: Size) -> Result<(), Failure> {
     let dir = crate::directory()?;
     let node = NodeProcess::start(dir.path(), &ROOMY);
-    let (talkers, echo) = (Talkers::of(&node).await?, EchoProcess::start().await?);
+    let (talkers, echo) = (Talkers::new(caller(&node).await?), echo().await?);
     let mut chats = vec![];
     for n in 0..64 {
         chats.push(talkers.open(&["alice", &format!("u{n}")]).await?);
@@ -88,14 +41,14 @@ pub async fn send(report: &mut Report, size: Size) -> Result<(), Failure> {
     for (in_flight, spread) in [(1, 1), (64, 1), (64, 64), (512, 1)] {
         let (mut sends, mut echoes, mut syncs) = (vec![], vec![], vec![]);
         for _ in 0..size.rounds {
-            syncs.push(disk::fdatasyncs(dir.path(), size.span / 3)?);
+            syncs.push(fdatasyncs(dir.path(), size.span / 3)?);
             echoes.push(echo.calls(in_flight, size.span).await?);
             let (talkers, chats, next) = (talkers.clone(), chats.clone(), next.clone());
             let call = move || {
                 let (talkers, chats, n) = (talkers.clone(), chats.clone(), next.fetch_add(1, Relaxed));
                 async move {
                     let chat = &chats[usize::try_from(n % spread).unwrap_or(0)];
-                    talkers.send(chat, n.to_string(), "x".repeat(TEXT)).await
+                    talkers.send(chat, "alice", n.to_string(), "x".repeat(TEXT)).await
                 }
             };
             sends.push(calls(node.pid(), in_flight, size.span, call).await?);
@@ -116,15 +69,16 @@ pub async fn send(report: &mut Report, size: Size) -> Result<(), Failure> {
 pub async fn fan_out(report: &mut Report, size: Size) -> Result<(), Failure> {
     let dir = crate::directory()?;
     let node = NodeProcess::start(dir.path(), &ROOMY);
-    let talkers = Talkers::of(&node).await?;
+    let token = node.ok(&["token", "new", "service:bench"]);
+    let talkers = Talkers::new(again(&node, token.trim()).await?);
     let chat = talkers.open(&["alice", "bob"]).await?;
     let mut listeners: JoinSet<Result<(), Status>> = JoinSet::new();
     let (seen, mut times) = mpsc::channel(1 << 16);
     let since = Instant::now();
     for _ in 0..STREAMS / A_CONNECTION {
-        let talkers = Talkers::again(&node, talkers.bearer.clone()).await?;
+        let talkers = Talkers::new(again(&node, token.trim()).await?);
         for _ in 0..A_CONNECTION {
-            let mut stream = talkers.listen(&chat).await?;
+            let mut stream = talkers.listen(&chat, "bob").await?;
             let (seen, talkers) = (seen.clone(), talkers.clone());
             listeners.spawn(async move {
                 while let Some(message) = stream.message().await? {
@@ -172,7 +126,7 @@ pub async fn fan_out(report: &mut Report, size: Size) -> Result<(), Failure> {
 
 async fn send_stamped(talkers: &Talkers, chat: &str, since: Instant, n: u64) -> Result<(), Status> {
     let text = format!("{} {n} {}", since.elapsed().as_micros(), "x".repeat(TEXT - 32));
-    talkers.send(chat, String::new(), text).await
+    talkers.send(chat, "alice", String::new(), text).await
 }
 
 /// Waits for so many deliveries; no stream may end meanwhile.

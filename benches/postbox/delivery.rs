@@ -2,23 +2,31 @@
 //! pulled by the page when one was away.
 
 use crate::{
-    Failure, Size, disk,
-    echo::EchoProcess,
+    Failure, Size,
     idle::start,
-    load::{Backend, Shape, event},
+    load::{echo, mailroom, rows_per_second},
     parties::percentile,
     process::NodeProcess,
     report::{Aim, Figure, Report},
-    usage::{cpu, memory},
 };
-use pillarbox::store::Store;
-use std::time::Instant;
+use pillarbox::{
+    bench::{
+        baselines::fdatasyncs,
+        events::{Shape, event},
+        mailroom::Mailroom,
+        usage::{cpu, memory},
+    },
+    proto::pillarbox::postbox::v1::Received,
+    store::Store,
+};
+use std::{ops::Range, time::Instant};
+use tonic::Streaming;
 
 /// Two nodes that know each other and have met.
-async fn pair(a: &NodeProcess, b: &NodeProcess) -> Result<Backend, Failure> {
+pub async fn pair(a: &NodeProcess, b: &NodeProcess) -> Result<Mailroom, Failure> {
     b.add_peer(a);
     a.add_peer(b);
-    let backend = Backend::of(a).await?;
+    let backend = mailroom(a).await?;
     backend.until(&b.server_id, "reached", |peer| peer.outbound_ok_at > 0).await?;
     Ok(backend)
 }
@@ -37,18 +45,12 @@ async fn courier_of(report: &mut Report, size: Size, shape: Shape, what: &str) -
     let backend = pair(&a, &b).await?;
     let (mut values, mut limits, mut sender, mut receiver) = (vec![], vec![], vec![], vec![]);
     for round in 0..size.rounds as u64 {
-        limits.push(disk::rows_per_second(size.span).await?);
-        a.ok(&["queue", "hold", &b.server_id]);
-        backend.fill(&b.server_id, shape, round * size.couriered..(round + 1) * size.couriered).await?;
-        a.ok(&["queue", "release", &b.server_id]);
-        // The clock starts when the first are gone: the command took its time, too.
-        let first = backend.until(&b.server_id, "sent to", |peer| peer.queued < size.couriered).await?;
-        let (since, used) = (Instant::now(), [cpu(a.pid())?, cpu(b.pid())?]);
-        backend.until(&b.server_id, "up to date", |peer| peer.queued == 0).await?;
-        let count = first.queued as f64;
-        values.push(count / since.elapsed().as_secs_f64());
-        sender.push((cpu(a.pid())? - used[0]) * 1e6 / count);
-        receiver.push((cpu(b.pid())? - used[1]) * 1e6 / count);
+        limits.push(rows_per_second(size.span).await?);
+        let numbers = round * size.couriered..(round + 1) * size.couriered;
+        let passage = queue_let_go(&a, &b, &backend, shape, numbers, None).await?;
+        values.push(passage.rate);
+        sender.push(passage.cpu[0]);
+        receiver.push(passage.cpu[1]);
     }
     let memory = [memory(a.pid(), "VmHWM")?, memory(b.pid(), "VmHWM")?];
     report.add(
@@ -64,26 +66,74 @@ async fn courier_of(report: &mut Report, size: Size, shape: Shape, what: &str) -
     applied(dirs[1].path(), size.couriered * size.rounds as u64).await
 }
 
+/// How a queue went over.
+pub struct Passage {
+    /// Events a second.
+    pub rate: f64,
+    /// Microseconds of sender and receiver on a core, an event.
+    pub cpu: [f64; 2],
+}
+
+/// Fills a queue that is held, lets it go, and waits until B has all of it; and until
+/// a reader of its log does, where there is one.
+pub async fn queue_let_go(
+    a: &NodeProcess,
+    b: &NodeProcess,
+    backend: &Mailroom,
+    shape: Shape,
+    numbers: Range<u64>,
+    log: Option<&mut Streaming<Received>>,
+) -> Result<Passage, Failure> {
+    let wanted = numbers.end - numbers.start;
+    a.ok(&["queue", "hold", &b.server_id]);
+    backend.fill(&b.server_id, shape, numbers).await?;
+    a.ok(&["queue", "release", &b.server_id]);
+    // The clock starts when the first are gone: the command took its time, too.
+    let first = backend.until(&b.server_id, "sent to", |peer| peer.queued < wanted).await?;
+    let (since, used) = (Instant::now(), [cpu(a.pid())?, cpu(b.pid())?]);
+    backend.until(&b.server_id, "up to date", |peer| peer.queued == 0).await?;
+    let (count, took) = (first.queued as f64, since.elapsed().as_secs_f64());
+    let cpu = [(cpu(a.pid())? - used[0]) * 1e6 / count, (cpu(b.pid())? - used[1]) * 1e6 / count];
+    if let Some(log) = log {
+        for _ in 0..wanted {
+            log.message().await?.ok_or("the log of B ended")?;
+        }
+    }
+    Ok(Passage { rate: count / took, cpu })
+}
+
+/// Microseconds of one event at a time, from the call that stores it at A until a
+/// reader of B's log has it.
+pub async fn ways(
+    backend: &Mailroom,
+    b: &NodeProcess,
+    log: &mut Streaming<Received>,
+    (shape, numbers): (Shape, Range<u64>),
+) -> Result<Vec<f64>, Failure> {
+    let mut times = vec![];
+    for number in numbers {
+        let since = Instant::now();
+        let (sent, received) = tokio::join!(backend.send(&b.server_id, vec![event(shape, number)]), log.message());
+        sent?;
+        received?.ok_or("the log of B ended")?;
+        times.push(since.elapsed().as_secs_f64() * 1e6);
+    }
+    Ok(times)
+}
+
 /// One event at a time, from the call that stores it at A until a reader of B's log has
 /// it: two commits, and the ways between. Its receipt is under way to A then.
 async fn idle_latency(report: &mut Report, size: Size) -> Result<(), Failure> {
     let dirs = [crate::directory()?, crate::directory()?, crate::directory()?];
     let (a, b) = (NodeProcess::start(dirs[0].path(), &[]), NodeProcess::start(dirs[1].path(), &[]));
-    let (backend, there, echo) = (pair(&a, &b).await?, Backend::of(&b).await?, EchoProcess::start().await?);
+    let (backend, there, echo) = (pair(&a, &b).await?, mailroom(&b).await?, echo().await?);
     let mut log = there.receive().await?;
     let (mut p50, mut p99, mut limits) = (vec![], vec![], vec![]);
     for round in 0..size.rounds as u64 {
-        let (call, sync) = (echo.calls(1, size.span).await?.calls, disk::fdatasyncs(dirs[2].path(), size.span)?);
+        let (call, sync) = (echo.calls(1, size.span).await?.calls, fdatasyncs(dirs[2].path(), size.span)?);
         limits.push(1e6 * (1.0 / call + 2.0 / sync));
-        let mut times = vec![];
-        for number in 0..size.timed as u64 {
-            let since = Instant::now();
-            let event = event(Shape::Added, round * size.timed as u64 + number);
-            let (sent, received) = tokio::join!(backend.send(&b.server_id, vec![event]), log.message());
-            sent?;
-            received?.ok_or("the log of B ended")?;
-            times.push(since.elapsed().as_secs_f64() * 1e6);
-        }
+        let numbers = round * size.timed as u64..(round + 1) * size.timed as u64;
+        let mut times = ways(&backend, &b, &mut log, (Shape::Added, numbers)).await?;
         p50.push(percentile(&mut times, 0.5));
         p99.push(percentile(&mut times, 0.99));
     }
@@ -119,8 +169,8 @@ async fn drain_of(report: &mut Report, size: Size, shape: Shape, what: &str) -> 
     a.kill();
 
     let (mut a, starting) = start(dirs[0].path(), &settings);
-    let backend = Backend::of(&a).await?;
-    let rows = disk::rows_per_second(size.span).await?;
+    let backend = mailroom(&a).await?;
+    let rows = rows_per_second(size.span).await?;
     let mut b = NodeProcess::start(dirs[1].path(), &settings);
     let (since, used) = (Instant::now(), [cpu(a.pid())?, cpu(b.pid())?]);
     backend.until(&b.server_id, "up to date", |peer| peer.queued == 0).await?;

@@ -5,8 +5,8 @@ use crate::{
     Failure, Size,
     process::NodeProcess,
     report::{Aim, Figure, Report},
-    usage::memory,
 };
+use pillarbox::bench::usage::memory;
 use std::{
     path::Path,
     time::{Duration, Instant},

@@ -2,96 +2,29 @@
 //! its way, what a subscription costs.
 
 use crate::{
-    Failure, Size, disk,
-    echo::EchoProcess,
-    load::{Rate, calls, connect},
+    Failure, Size,
+    load::{again, caller, echo},
     process::NodeProcess,
     report::{Aim, Figure, Report, median},
-    usage::memory,
 };
 use bytes::Bytes;
-use pillarbox::{
-    net::link::Link,
-    proto::mpc::router::v1::{
-        AcknowledgeMessageRequest, MpcMessage, PublishSessionEventRequest, RouteMessageRequest, SessionEvent,
-        SubscribeMessagesRequest, message_router_client::MessageRouterClient,
-    },
+use pillarbox::bench::{
+    baselines::fdatasyncs,
+    drive::{Rate, calls},
+    parties::{PAYLOAD, Parties, ROOMY},
+    usage::memory,
 };
 use std::time::{Duration, Instant};
 use tokio::task::JoinSet;
-use tonic::{
-    Request, Status, Streaming,
-    metadata::{Ascii, MetadataValue},
-};
 
-const PAYLOAD: usize = 256;
-/// Nothing is refused for its size, and nothing comes twice.
-const ROOMY: [(&str, &str); 4] = [
-    ("RELAY__SENDER_MAX_BYTES", "1TiB"),
-    ("RELAY__SESSION_MAX_BYTES", "1TiB"),
-    ("RELAY__REDELIVER_AFTER", "10m"),
-    ("LIMITS__CALLS_PER_SECOND", "0"),
-];
-
-/// The service behind the parties of a node, on a connection of its own.
-#[derive(Clone)]
-struct Parties {
-    client: MessageRouterClient<Link>,
-    bearer: MetadataValue<Ascii>,
-}
-
-impl Parties {
-    async fn of(node: &NodeProcess) -> Result<Self, Failure> {
-        let bearer = format!("Bearer {}", node.ok(&["token", "new", "service:bench"]).trim()).parse()?;
-        Self::again(node, bearer).await
-    }
-
-    async fn again(node: &NodeProcess, bearer: MetadataValue<Ascii>) -> Result<Self, Failure> {
-        let link = connect(&node.listen, &node.key).await?;
-        Ok(Self { client: MessageRouterClient::with_origin(link.clone(), link.origin()), bearer })
-    }
-
-    fn request<T>(&self, message: T) -> Request<T> {
-        let mut request = Request::new(message);
-        request.metadata_mut().insert("authorization", self.bearer.clone());
-        request
-    }
-
-    async fn route(&self, session: &str, to: Vec<String>) -> Result<(), Status> {
-        let message = RouteMessageRequest {
-            session_id: session.into(),
-            from_party: "alice".into(),
-            to_parties: to,
-            round_number: 1,
-            message_type: "share".into(),
-            payload: Bytes::from_static(&[0x2a; PAYLOAD]),
-        };
-        self.client.clone().route_message(self.request(message)).await.map(drop)
-    }
-
-    async fn subscribe(&self, party: &str) -> Result<Streaming<MpcMessage>, Status> {
-        let request = SubscribeMessagesRequest { session_id: String::new(), party_id: party.into() };
-        self.client.clone().subscribe_messages(self.request(request)).await.map(tonic::Response::into_inner)
-    }
-
-    async fn acknowledge(&self, party: &str, message: MpcMessage) -> Result<(), Status> {
-        let request = AcknowledgeMessageRequest {
-            message_id: message.message_id,
-            party_id: party.into(),
-            session_id: message.session_id,
-            success: true,
-            error_message: String::new(),
-        };
-        self.client.clone().acknowledge_message(self.request(request)).await.map(drop)
-    }
-}
+const PAYLOAD_BYTES: Bytes = Bytes::from_static(&[0x2a; PAYLOAD]);
 
 /// Messages acknowledged to their sender a second: each on disk, for one
 /// recipient that is away.
 pub async fn route(report: &mut Report, size: Size) -> Result<(), Failure> {
     let dir = crate::directory()?;
     let node = NodeProcess::start(dir.path(), &ROOMY);
-    let (parties, echo) = (Parties::of(&node).await?, EchoProcess::start().await?);
+    let (parties, echo) = (Parties::new(caller(&node).await?), echo().await?);
     for in_flight in [1, 64, 512] {
         let (mut routes, mut echoes) = (vec![], vec![]);
         for _ in 0..size.rounds {
@@ -99,7 +32,7 @@ pub async fn route(report: &mut Report, size: Size) -> Result<(), Failure> {
             let parties = parties.clone();
             let call = move || {
                 let parties = parties.clone();
-                async move { parties.route("bench", vec!["bob".into()]).await }
+                async move { parties.route("bench", "alice", vec!["bob".into()], PAYLOAD_BYTES).await }
             };
             routes.push(calls(node.pid(), in_flight, size.span, call).await?);
         }
@@ -126,7 +59,7 @@ async fn way(from: &Parties, at: &Parties, to: &str, name: &str, count: usize) -
         let since = Instant::now();
         let routed = tokio::spawn({
             let (from, to) = (from.clone(), to.to_owned());
-            async move { from.route("way", vec![to]).await }
+            async move { from.route("way", "alice", vec![to], PAYLOAD_BYTES).await }
         });
         let message = messages.message().await?.ok_or("the stream ended")?;
         times.push(since.elapsed().as_secs_f64() * 1e6);
@@ -141,11 +74,11 @@ pub async fn latency(report: &mut Report, size: Size) -> Result<(), Failure> {
     let (a, b) = (NodeProcess::start(dirs[0].path(), &ROOMY), NodeProcess::start(dirs[1].path(), &ROOMY));
     a.add_peer(&b);
     b.add_peer(&a);
-    let (at_a, at_b, echo) = (Parties::of(&a).await?, Parties::of(&b).await?, EchoProcess::start().await?);
+    let (at_a, at_b, echo) = (Parties::new(caller(&a).await?), Parties::new(caller(&b).await?), echo().await?);
     let far = format!("carol@{}", b.server_id);
     // Until the two have met there is no parcel peer.
     let deadline = Instant::now() + Duration::from_secs(30);
-    while let Err(status) = at_a.route("met", vec![format!("dave@{}", b.server_id)]).await {
+    while let Err(status) = at_a.route("met", "alice", vec![format!("dave@{}", b.server_id)], PAYLOAD_BYTES).await {
         if Instant::now() > deadline {
             return Err(status.into());
         }
@@ -153,7 +86,7 @@ pub async fn latency(report: &mut Report, size: Size) -> Result<(), Failure> {
     }
     let (mut base, mut here, mut there) = (vec![], [vec![], vec![]], [vec![], vec![]]);
     for _ in 0..size.rounds {
-        let sync = disk::fdatasyncs(dirs[0].path(), size.span)?;
+        let sync = fdatasyncs(dirs[0].path(), size.span)?;
         base.push(1e6 / sync + 1e6 / echo.calls(1, size.span).await?.calls);
         let mut times = way(&at_a, &at_a, "bob", "bob", size.timed).await?;
         here[0].push(percentile(&mut times, 0.5));
@@ -178,16 +111,9 @@ pub async fn broadcast(report: &mut Report, size: Size) -> Result<(), Failure> {
     const RECIPIENTS: usize = 100;
     let dir = crate::directory()?;
     let node = NodeProcess::start(dir.path(), &ROOMY);
-    let parties = Parties::of(&node).await?;
+    let parties = Parties::new(caller(&node).await?);
     let names: Vec<String> = (0..RECIPIENTS).map(|n| format!("p{n}")).collect();
-    let event = SessionEvent {
-        event_type: "session_created".into(),
-        session_id: "broadcast".into(),
-        selected_parties: names.iter().cloned().chain(["alice".to_owned()]).collect(),
-        ..SessionEvent::default()
-    };
-    let request = parties.request(PublishSessionEventRequest { event: Some(event) });
-    parties.client.clone().publish_session_event(request).await?;
+    parties.open_session("broadcast", names.iter().cloned().chain(["alice".to_owned()]).collect()).await?;
     let mut streams = vec![];
     for name in &names {
         streams.push(parties.subscribe(name).await?);
@@ -195,7 +121,7 @@ pub async fn broadcast(report: &mut Report, size: Size) -> Result<(), Failure> {
     let mut times = vec![];
     for _ in 0..(size.timed / 20).max(10) {
         let since = Instant::now();
-        parties.route("broadcast", vec![]).await?;
+        parties.route("broadcast", "alice", vec![], PAYLOAD_BYTES).await?;
         for stream in &mut streams {
             stream.message().await?.ok_or("the stream ended")?;
         }
@@ -211,13 +137,14 @@ pub async fn subscribed(report: &mut Report, size: Size) -> Result<(), Failure> 
     for (each, most) in [(20, 20.0), (1, 64.0)] {
         let dir = crate::directory()?;
         let node = NodeProcess::start(dir.path(), &ROOMY);
-        let first = Parties::of(&node).await?;
+        let token = node.ok(&["token", "new", "service:bench"]);
+        let first = Parties::new(again(&node, token.trim()).await?);
         // What the first ones of everything take is not a subscription's.
         let warm = first.subscribe("warm").await?;
         let before = memory(node.pid(), "VmRSS")?;
         let mut streams = JoinSet::new();
         for connection in 0..size.parties / each {
-            let parties = Parties::again(&node, first.bearer.clone()).await?;
+            let parties = Parties::new(again(&node, token.trim()).await?);
             for n in 0..each {
                 let (parties, name) = (parties.clone(), format!("p{}", connection * each + n));
                 streams.spawn(async move { parties.subscribe(&name).await.map(|stream| (parties, stream)) });

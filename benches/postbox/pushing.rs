@@ -3,19 +3,20 @@
 //! gateways at once.
 
 use crate::{
-    Failure, Size, disk,
-    echo::EchoProcess,
-    load::{Rate, calls, connect},
+    Failure, Size,
+    load::{Echo, again, echo},
     process::NodeProcess,
     report::{Aim, Figure, Report},
 };
 use bytes::Bytes;
 use pillarbox::{
-    net::link::Link,
-    proto::{
-        galaxy::backend::push::v1::{GatewaySubscribeRequest, PushEvent, push_client::PushClient},
-        pillarbox::push::v1::{PublishRequest, publisher_client::PublisherClient},
+    bench::{
+        baselines::fdatasyncs,
+        caller::Caller,
+        drive::{Rate, calls},
+        push::{Publisher, ROOMY, subscribe},
     },
+    proto::galaxy::backend::push::v1::PushEvent,
 };
 use std::{
     sync::{
@@ -25,59 +26,22 @@ use std::{
     time::{Duration, Instant},
 };
 use tokio::{task::JoinSet, time::timeout};
-use tonic::{
-    Request, Status, Streaming,
-    metadata::{Ascii, MetadataValue},
-};
+use tonic::{Status, Streaming};
 
 const GATEWAYS: usize = 100;
 /// Publishers that fill the log.
 const FILLERS: usize = 256;
-const ROOMY: [(&str, &str); 2] = [("LIMITS__CALLS_PER_SECOND", "0"), ("PUSH__WINDOW_EVENTS", "10000000")];
 /// No stream waits for longer, unless it hangs.
 const PATIENCE: Duration = Duration::from_secs(120);
 
 /// A principal of a node, on a connection of its own.
-#[derive(Clone)]
-struct Caller {
-    link: Link,
-    bearer: MetadataValue<Ascii>,
+async fn principal(node: &NodeProcess, name: &str) -> Result<Caller, Failure> {
+    again(node, node.ok(&["token", "new", name]).trim()).await
 }
 
-impl Caller {
-    async fn of(node: &NodeProcess, principal: &str) -> Result<Self, Failure> {
-        let bearer = format!("Bearer {}", node.ok(&["token", "new", principal]).trim()).parse()?;
-        Ok(Self { link: connect(&node.listen, &node.key).await?, bearer })
-    }
-
-    fn request<T>(&self, message: T) -> Request<T> {
-        let mut request = Request::new(message);
-        request.metadata_mut().insert("authorization", self.bearer.clone());
-        request
-    }
-
-    /// A payload of 256 bytes, under an id of its own.
-    async fn publish(&self, number: u64) -> Result<(), Status> {
-        let request = PublishRequest {
-            user_id: "alice".into(),
-            kind: "bench.event".into(),
-            payload: payload(number),
-            event_id: number.to_string(),
-            ..PublishRequest::default()
-        };
-        let mut client = PublisherClient::with_origin(self.link.clone(), self.link.origin());
-        client.publish(self.request(request)).await.map(drop)
-    }
-
-    async fn subscribe(&self, gateway: &str, cursor: &str) -> Result<Streaming<PushEvent>, Status> {
-        let request = GatewaySubscribeRequest { gateway_client_id: gateway.into(), cursor: cursor.into() };
-        let mut client = PushClient::with_origin(self.link.clone(), self.link.origin());
-        let answer = client.subscribe_push(self.request(request)).await?;
-        match answer.metadata().get("x-cursor-reset") {
-            Some(_) => Err(Status::internal("the cursor was of no use")),
-            None => Ok(answer.into_inner()),
-        }
-    }
+/// A payload of 256 bytes, under an id of its own.
+async fn publish_one(service: &Publisher, number: u64) -> Result<(), Status> {
+    service.publish(number.to_string(), payload(number)).await
 }
 
 fn payload(number: u64) -> Bytes {
@@ -90,12 +54,13 @@ async fn next(stream: &mut Streaming<PushEvent>) -> Result<PushEvent, Failure> {
 
 /// Everything about the push channel.
 pub async fn run(report: &mut Report, size: Size) -> Result<(), Failure> {
-    let (dir, echo) = (crate::directory()?, EchoProcess::start().await?);
+    let (dir, echo) = (crate::directory()?, echo().await?);
     let node = NodeProcess::start(dir.path(), &ROOMY);
-    let (gateway, service) = (Caller::of(&node, "gateway:web").await?, Caller::of(&node, "service:bench").await?);
+    let (gateway, service) =
+        (principal(&node, "gateway:web").await?, Publisher::new(principal(&node, "service:bench").await?));
     let numbers = Arc::new(AtomicU64::new(0));
     // The log is written from the first subscription on.
-    drop(gateway.subscribe("web", "").await?);
+    drop(subscribe(&gateway, "web", "").await?);
     publish(report, size, &node, &service, &echo, dir.path(), &numbers).await?;
     way(report, size, &gateway, &service, &echo, dir.path(), &numbers).await?;
     catch_up(report, size, &gateway, &service, &numbers).await?;
@@ -106,20 +71,20 @@ async fn publish(
     report: &mut Report,
     size: Size,
     node: &NodeProcess,
-    service: &Caller,
-    echo: &EchoProcess,
+    service: &Publisher,
+    echo: &Echo,
     dir: &std::path::Path,
     numbers: &Arc<AtomicU64>,
 ) -> Result<(), Failure> {
     for in_flight in [1, 64, 512] {
         let (mut rates, mut echoes, mut syncs) = (vec![], vec![], vec![]);
         for _ in 0..size.rounds {
-            syncs.push(disk::fdatasyncs(dir, size.span / 3)?);
+            syncs.push(fdatasyncs(dir, size.span / 3)?);
             echoes.push(echo.calls(in_flight, size.span).await?.calls);
             let (service, numbers) = (service.clone(), numbers.clone());
             let call = move || {
                 let (service, number) = (service.clone(), numbers.fetch_add(1, Relaxed));
-                async move { service.publish(number).await }
+                async move { publish_one(&service, number).await }
             };
             rates.push(calls(node.pid(), in_flight, size.span, call).await?);
         }
@@ -136,20 +101,20 @@ async fn way(
     report: &mut Report,
     size: Size,
     gateway: &Caller,
-    service: &Caller,
-    echo: &EchoProcess,
+    service: &Publisher,
+    echo: &Echo,
     dir: &std::path::Path,
     numbers: &Arc<AtomicU64>,
 ) -> Result<(), Failure> {
-    let mut stream = gateway.subscribe("web", "").await?;
+    let mut stream = subscribe(gateway, "web", "").await?;
     let (mut base, mut p50, mut p99) = (vec![], vec![], vec![]);
     for _ in 0..size.rounds {
-        let sync = disk::fdatasyncs(dir, size.span)?;
+        let sync = fdatasyncs(dir, size.span)?;
         base.push(1e6 / sync + 1e6 / echo.calls(1, size.span).await?.calls);
         let mut times = vec![];
         for _ in 0..size.timed {
             let (number, since) = (numbers.fetch_add(1, Relaxed), Instant::now());
-            let (published, heard) = tokio::join!(service.publish(number), next(&mut stream));
+            let (published, heard) = tokio::join!(publish_one(service, number), next(&mut stream));
             published?;
             heard?;
             times.push(since.elapsed().as_secs_f64() * 1e6);
@@ -169,12 +134,12 @@ async fn catch_up(
     report: &mut Report,
     size: Size,
     gateway: &Caller,
-    service: &Caller,
+    service: &Publisher,
     numbers: &Arc<AtomicU64>,
 ) -> Result<(), Failure> {
-    let mut stream = gateway.subscribe("web", "").await?;
+    let mut stream = subscribe(gateway, "web", "").await?;
     let first = numbers.load(Relaxed);
-    service.publish(numbers.fetch_add(1, Relaxed)).await?;
+    publish_one(service, numbers.fetch_add(1, Relaxed)).await?;
     let cursor = next(&mut stream).await?.cursor;
     drop(stream);
     let end = first + 1 + size.pushed;
@@ -184,7 +149,7 @@ async fn catch_up(
         fillers.spawn(async move {
             loop {
                 match numbers.fetch_add(1, Relaxed) {
-                    number if number < end => service.publish(number).await?,
+                    number if number < end => publish_one(&service, number).await?,
                     _ => return Ok::<_, Status>(()),
                 }
             }
@@ -195,7 +160,7 @@ async fn catch_up(
     }
     let mut rates = vec![];
     for _ in 0..size.rounds {
-        let mut stream = gateway.subscribe("web", &cursor).await?;
+        let mut stream = subscribe(gateway, "web", &cursor).await?;
         let since = Instant::now();
         for _ in 0..size.pushed {
             next(&mut stream).await?;
@@ -212,14 +177,14 @@ async fn many(
     report: &mut Report,
     size: Size,
     node: &NodeProcess,
-    service: &Caller,
+    service: &Publisher,
     numbers: &Arc<AtomicU64>,
 ) -> Result<(), Failure> {
     let (mut streams, mut links) = (vec![], vec![]);
     for n in 0..GATEWAYS {
         let id = format!("g{n}");
-        let gateway = Caller::of(node, &format!("gateway:{id}")).await?;
-        streams.push(gateway.subscribe(&id, "").await?);
+        let gateway = principal(node, &format!("gateway:{id}")).await?;
+        streams.push(subscribe(&gateway, &id, "").await?);
         links.push(gateway);
     }
     let (mut alone, mut rates) = (vec![], vec![]);
@@ -228,7 +193,7 @@ async fn many(
         // One after the other: until the last gateway has it.
         for _ in 0..events / 10 {
             let since = Instant::now();
-            service.publish(numbers.fetch_add(1, Relaxed)).await?;
+            publish_one(service, numbers.fetch_add(1, Relaxed)).await?;
             for stream in &mut streams {
                 next(stream).await?;
             }
@@ -237,7 +202,7 @@ async fn many(
         let since = Instant::now();
         let (service, numbers) = (service.clone(), numbers.clone());
         let publishing = tokio::spawn(async move {
-            let all = (0..events).map(|_| service.publish(numbers.fetch_add(1, Relaxed)));
+            let all = (0..events).map(|_| publish_one(&service, numbers.fetch_add(1, Relaxed)));
             futures_util::future::try_join_all(all).await.map(drop)
         });
         let mut readers = JoinSet::new();

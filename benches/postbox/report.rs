@@ -1,7 +1,7 @@
 //! What was measured, as a table or as one JSON object a line.
 
+use pillarbox::bench::{report::number, usage::Machine};
 use serde_json::json;
-use std::fs;
 
 /// What a figure is wanted to be.
 #[derive(Debug, Clone, Copy)]
@@ -98,12 +98,10 @@ impl Report {
 
     /// Cores and load average, so that a reader knows what the figures are worth.
     pub fn machine(&mut self, when: &str) {
-        let cores = std::thread::available_parallelism().map_or(0, usize::from);
-        let load = fs::read_to_string("/proc/loadavg").unwrap_or_default();
-        let load = load.split(' ').take(3).collect::<Vec<_>>().join(" ");
+        let machine = Machine::now();
         match self.json {
-            true => println!("{}", json!({ "machine": when, "cores": cores, "load": load })),
-            false => println!("machine {when}: {cores} cores, load average {load}"),
+            true => println!("{}", json!({ "machine": when, "cores": machine.cores, "load": machine.load_average })),
+            false => println!("machine {when}: {}", machine.text()),
         }
     }
 
@@ -120,18 +118,4 @@ pub fn median(values: &[f64]) -> f64 {
         n if n % 2 == 1 => sorted[n / 2],
         n => (sorted[n / 2 - 1] + sorted[n / 2]) / 2.0,
     }
-}
-
-/// Three digits say all that is known.
-fn number(value: f64) -> String {
-    if value.abs() < 100.0 {
-        return format!("{value:.1}");
-    }
-    let mut digits = format!("{value:.0}");
-    let mut at = digits.len();
-    while at > 3 {
-        at -= 3;
-        digits.insert(at, ',');
-    }
-    digits
 }

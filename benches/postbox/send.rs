@@ -3,10 +3,13 @@
 
 use crate::{
     Failure, Size,
-    echo::EchoProcess,
-    load::{Backend, Rate, Shape, calls, event},
+    load::{echo, mailroom},
     process::NodeProcess,
     report::{Aim, Figure, Report},
+};
+use pillarbox::bench::{
+    drive::{Rate, calls},
+    events::{Shape, event},
 };
 use std::sync::{
     Arc,
@@ -22,7 +25,7 @@ pub async fn run(report: &mut Report, size: Size) -> Result<(), Failure> {
     let node = NodeProcess::start(dir.path(), &room);
     node.ok(&["peer", "add", AWAY]);
     node.ok(&["queue", "hold", AWAY]);
-    let (backend, echo) = (Backend::of(&node).await?, EchoProcess::start().await?);
+    let (backend, echo) = (mailroom(&node).await?, echo().await?);
     let next = Arc::new(AtomicU64::new(0));
     for in_flight in [1, 64, 512] {
         let (mut sends, mut echoes) = (vec![], vec![]);

@@ -90,7 +90,7 @@ fn watch(kind: SignalKind) -> Result<tokio::signal::unix::Signal, String> {
 impl Director {
     async fn set(outage: Outage) -> Result<Self, String> {
         let began = Instant::now();
-        let mut nodes = Nodes::new()?;
+        let mut nodes = Nodes::new(&std::env::temp_dir(), "example")?;
         let (mut ready, mut operators) = (BTreeMap::new(), BTreeMap::new());
         for name in Name::ALL {
             ready.insert(name, nodes.start(name, 0).await?);

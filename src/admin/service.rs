@@ -89,6 +89,7 @@ impl Service {
             known_as: row.known_as.map_or_else(String::new, |id| id.to_string()),
             next_id: row.next_id.map_or_else(String::new, |id| id.to_string()),
             parcels: row.parcels,
+            lane: peer.lane().into(),
         })
     }
 

@@ -96,7 +96,7 @@ fn chat(keep: bool, out: &mut Out) -> Result<(), Failure> {
     }
 }
 
-fn runtime() -> Result<tokio::runtime::Runtime, Failure> {
+pub fn runtime() -> Result<tokio::runtime::Runtime, Failure> {
     tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()
@@ -115,7 +115,7 @@ impl From<demo::Error> for Failure {
 
 /// The number of the first signal that tells to stop. SIGHUP is one: nobody
 /// watches any more, and the nodes must not stay behind.
-fn stop() -> io::Result<impl Future<Output = u8>> {
+pub fn stop() -> io::Result<impl Future<Output = u8>> {
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut terminate = signal(SignalKind::terminate())?;
     let mut hangup = signal(SignalKind::hangup())?;

@@ -193,6 +193,7 @@ pub fn detail(out: &mut Out, detail: &PeerDetail) -> Result<(), Failure> {
             ("tokens", text(&detail.tokens)),
             ("kind", text(&detail.kind)),
             ("transport", text(&detail.transport)),
+            ("lane", text(&detail.lane)),
             ("parcels", if detail.parcels { "yes" } else { "no" }.to_owned()),
             ("outbound", format!("epoch {}, applied there up to {}", detail.epoch, detail.settled)),
             ("inbound", format!("epoch {}, applied here up to {}", detail.inbound_epoch, detail.inbound_mark)),

@@ -71,6 +71,7 @@ pub struct PeerDetail<'a> {
     known_as: &'a str,
     next_id: &'a str,
     parcels: bool,
+    lane: &'a str,
 }
 
 impl<'a> From<&'a admin::PeerDetail> for PeerDetail<'a> {
@@ -95,6 +96,7 @@ impl<'a> From<&'a admin::PeerDetail> for PeerDetail<'a> {
             known_as: &it.known_as,
             next_id: &it.next_id,
             parcels: it.parcels,
+            lane: &it.lane,
         }
     }
 }

@@ -71,7 +71,7 @@ impl Report {
 
 /// Plays it and tells each step to `out`. When this returns no node runs.
 pub async fn run(keep: bool, mut out: Box<dyn Write + Send>, stop: impl Future<Output = u8>) -> Result<Report, Error> {
-    let mut nodes = Nodes::new()?;
+    let mut nodes = Nodes::new(&std::env::temp_dir(), "demo")?;
     let played = tokio::select! {
         played = play(&mut nodes, &mut *out) => played,
         signal = stop => Err(Error::Stopped(signal)),

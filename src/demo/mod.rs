@@ -74,7 +74,7 @@ impl From<io::Error> for Error {
 /// Plays the demo. When this returns no node runs, and the terminal is as it
 /// was; `stop` ends it early.
 pub async fn run(options: Options, mut screen: Screen, stop: impl Future<Output = u8>) -> Result<Report, Error> {
-    let mut nodes = Nodes::new()?;
+    let mut nodes = Nodes::new(&std::env::temp_dir(), "demo")?;
     let played = tokio::select! {
         played = play(&mut nodes, &mut screen, options.events) => played,
         signal = stop => Err(Error::Stopped(signal)),

@@ -1,4 +1,5 @@
-//! The nodes of the demo as processes of their own, in a directory of their own.
+//! Nodes as processes of their own, in a directory of their own; the demo's, and
+//! those that `bench` starts.
 //!
 //! Owns both: no node outlives [`Nodes`], and the directory goes unless it is
 //! kept. Knows nothing of what the nodes do.
@@ -26,29 +27,33 @@ const START: Duration = Duration::from_secs(30);
 /// A node gives itself 10 s to stop.
 const STOP: Duration = Duration::from_secs(15);
 
-/// Who plays: A sends, B has the outage, C must not notice.
+/// Who plays, by a letter. In the demo A sends, B has the outage, C must not notice.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Name {
-    A,
-    B,
-    C,
-}
+pub struct Name(u16);
 
 impl Name {
+    pub const A: Self = Self(0);
+    pub const B: Self = Self(1);
+    pub const C: Self = Self(2);
     pub const ALL: [Self; 3] = [Self::A, Self::B, Self::C];
 
-    fn dir(self) -> &'static str {
-        match self {
-            Self::A => "a",
-            Self::B => "b",
-            Self::C => "c",
-        }
+    /// The one so many after A.
+    pub fn nth(at: u16) -> Self {
+        Self(at)
+    }
+
+    fn dir(self) -> String {
+        self.to_string().to_lowercase()
     }
 }
 
 impl fmt::Display for Name {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{self:?}")
+        let letter = char::from(b'A' + (self.0 % 26) as u8);
+        match self.0 / 26 {
+            0 => write!(f, "{letter}"),
+            round => write!(f, "{letter}{round}"),
+        }
     }
 }
 
@@ -74,11 +79,11 @@ pub struct Nodes {
 }
 
 impl Nodes {
-    /// Makes a directory for them among the temporary ones.
-    pub fn new() -> Result<Self, String> {
+    /// Makes a directory for them below `parent`, which says what they are for.
+    pub fn new(parent: &Path, purpose: &str) -> Result<Self, String> {
         let program = env::current_exe().map_err(|cause| format!("cannot find this program's own file: {cause}"))?;
         let unique = getrandom::u32().map_err(|cause| format!("no randomness: {cause}"))?;
-        let home = env::temp_dir().join(format!("pillarbox-demo-{unique:08x}"));
+        let home = parent.join(format!("pillarbox-{purpose}-{unique:08x}"));
         DirBuilder::new()
             .mode(0o700)
             .create(&home)
@@ -99,8 +104,19 @@ impl Nodes {
         self.home.join(name.dir())
     }
 
+    /// This very program.
+    pub fn program(&self) -> &Path {
+        &self.program
+    }
+
     /// Starts a node and waits until it is ready. `port` 0: any free one.
     pub async fn start(&mut self, name: Name, port: u16) -> Result<Ready, String> {
+        self.start_with(name, port, &[]).await
+    }
+
+    /// The same with settings, as in the environment and without the prefix:
+    /// ("FEDERATION__PULL_INTERVAL", "1s").
+    pub async fn start_with(&mut self, name: Name, port: u16, settings: &[(&str, &str)]) -> Result<Ready, String> {
         let path = self.home.join(format!("{}.log", name.dir()));
         let failed = |what: &str| format!("node {name} {what}; its log: {}", path.display());
         let log = File::options().create(true).append(true).open(&path).map_err(|cause| failed(&cause.to_string()))?;
@@ -110,8 +126,11 @@ impl Nodes {
             command.env_remove(variable);
         }
         command.arg("serve").arg("--data-dir").arg(self.dir(name)).args(["--listen", &format!("127.0.0.1:{port}")]);
+        for (key, value) in settings {
+            command.env(format!("PILLARBOX_{key}"), value);
+        }
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(log).kill_on_drop(true);
-        // Ctrl-c is for the demo, which then ends its nodes.
+        // Ctrl-c is for this program, which then ends its nodes.
         command.process_group(0);
         let mut child = command.spawn().map_err(|cause| failed(&format!("cannot be started: {cause}")))?;
         let stdout = child.stdout.take();
@@ -125,6 +144,11 @@ impl Nodes {
             };
         }
         serde_json::from_str(&line).map_err(|_| failed("did not start"))
+    }
+
+    /// None: it does not run.
+    pub fn pid(&self, name: Name) -> Option<u32> {
+        self.running.get(&name)?.id()
     }
 
     /// The end of a node that nobody asked to end.
@@ -165,9 +189,9 @@ impl Nodes {
 
     /// Whatever still runs is killed, so that the directory can go.
     pub async fn end(&mut self) {
-        for name in Name::ALL {
+        while let Some((_, mut child)) = self.running.pop_first() {
             // One that cannot be killed has ended.
-            let _ = self.kill(name).await;
+            let _ = child.kill().await;
         }
     }
 }

@@ -12,7 +12,7 @@ use crate::{
         connection::End,
         dial::Target,
     },
-    store::{PeerKind, PeerRow},
+    store::{PeerKind, PeerRow, PeerTransport},
     types::{Millis, PeerId, PublicKey, ServerId},
 };
 use bytes::Bytes;
@@ -20,7 +20,7 @@ use std::{
     collections::{HashSet, VecDeque},
     sync::{
         Mutex, MutexGuard, PoisonError, RwLock,
-        atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
+        atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering::Relaxed},
     },
     time::{Duration, Instant},
 };
@@ -39,6 +39,10 @@ const TELL_PATIENCE: Duration = Duration::from_secs(5);
 /// A bound token cannot be used again within the time window around it.
 const NONCE_KEPT: Duration = Duration::from_secs(150);
 const NONCES_MAX: usize = 65_536;
+/// What the peer said of batches.
+const UNHEARD: u8 = 0;
+const TAKES_NOT: u8 = 1;
+const TAKES: u8 = 2;
 
 /// How calls in either direction went. Inbound and outbound are apart: one may
 /// work while the other does not.
@@ -67,8 +71,8 @@ pub struct Peer {
     queued_events: AtomicU64,
     queued_bytes: AtomicU64,
     failing: AtomicBool,
-    /// It said, in this process's life, that it takes batches.
-    courier: AtomicBool,
+    /// What it said of batches, in this process's life.
+    courier: AtomicU8,
     /// Ends its stream of batches to us.
     stream: Mutex<CancellationToken>,
     lists: Lists,
@@ -89,7 +93,7 @@ impl Peer {
             queued_events: AtomicU64::new(queued.0),
             queued_bytes: AtomicU64::new(queued.1),
             failing: AtomicBool::new(false),
-            courier: AtomicBool::new(false),
+            courier: AtomicU8::new(UNHEARD),
             stream: Mutex::default(),
             lists: Lists::default(),
             health: Mutex::new(health),
@@ -117,11 +121,22 @@ impl Peer {
     // ----- its batches
 
     pub(super) fn has_courier(&self) -> bool {
-        self.courier.load(Relaxed)
+        self.courier.load(Relaxed) == TAKES
     }
 
     pub(super) fn set_courier(&self, takes_batches: bool) {
-        self.courier.store(takes_batches, Relaxed);
+        self.courier.store(if takes_batches { TAKES } else { TAKES_NOT }, Relaxed);
+    }
+
+    /// How events go to it: "courier" (batches) or "push" (one at a time); "unknown"
+    /// before this process has heard what a pillarbox takes.
+    pub fn lane(&self) -> &'static str {
+        let row = self.row();
+        match (row.kind, self.courier.load(Relaxed)) {
+            (PeerKind::Unknown, _) | (PeerKind::Pillarbox, UNHEARD) => "unknown",
+            (PeerKind::Pillarbox, TAKES) if row.transport != PeerTransport::Hrpc => "courier",
+            _ => "push",
+        }
     }
 
     /// A stream of the peer begins, and the one before it ends: what is half dead

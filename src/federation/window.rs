@@ -14,9 +14,13 @@ use std::{
 pub const BATCH_ROWS: usize = 512;
 /// Bodies of one batch, unless a single one is larger.
 pub const BATCH_BYTES: usize = 1 << 20;
-/// Batches of one stream that may be on their way or wait to be applied.
-pub const WINDOW: u64 = 16;
-/// A receipt, or a grant for rows that wait, comes within this time.
+/// Batches of one stream that may be on their way or wait to be applied. Of small
+/// events that is 9 MB, which fills a long link.
+pub const WINDOW: u64 = 64;
+/// The same before any was applied. One more for each that was, so that it doubles in
+/// a round trip: whoever has little to send is promised little.
+const FIRST: u64 = 4;
+/// A receipt for something new, or a grant for rows that wait, comes within this time.
 pub const PATIENCE: Duration = Duration::from_secs(30);
 
 /// A batch in flight.
@@ -34,6 +38,8 @@ pub struct Window {
     /// Batches that receipts have covered.
     covered: u64,
     granted: u64,
+    /// When the last receipt covered something new.
+    heard: Option<Instant>,
     /// The row that the next batch begins after.
     reached: Mark,
     /// Since when rows wait for a grant.
@@ -44,7 +50,7 @@ impl Window {
     /// `after`: the mark that the first batch goes after. `granted`: by the receipt
     /// that opened the session.
     pub fn new(after: Mark, granted: u64) -> Self {
-        Self { in_flight: VecDeque::new(), covered: 0, granted, reached: after, waiting: None }
+        Self { in_flight: VecDeque::new(), covered: 0, granted, heard: None, reached: after, waiting: None }
     }
 
     /// What the next batch goes after.
@@ -78,7 +84,7 @@ impl Window {
 
     /// A receipt that covers so many batches in all. Returns the last batch that it
     /// newly covers; `None`: it only grants. An error: it cannot be.
-    pub fn receipt(&mut self, batches: u64, granted: u64) -> Result<Option<Sent>, &'static str> {
+    pub fn receipt(&mut self, now: Instant, batches: u64, granted: u64) -> Result<Option<Sent>, &'static str> {
         if batches < self.covered || batches > self.sent_in_all() {
             return Err("a receipt for batches that are not in flight");
         }
@@ -88,6 +94,7 @@ impl Window {
         while self.covered < batches {
             last = self.in_flight.pop_front();
             self.covered += 1;
+            self.heard = Some(now);
         }
         if self.may_send() {
             self.waiting = None;
@@ -95,9 +102,10 @@ impl Window {
         Ok(last)
     }
 
-    /// When the session has failed unless a receipt comes.
+    /// When the session has failed unless a receipt comes. On a slow link what is in
+    /// flight takes longer than that as a whole.
     pub fn deadline(&self) -> Option<Instant> {
-        let oldest = self.in_flight.front().map(|sent| sent.at);
+        let oldest = self.in_flight.front().map(|sent| self.heard.map_or(sent.at, |heard| heard.max(sent.at)));
         oldest.or(self.waiting).map(|at| at + PATIENCE)
     }
 }
@@ -146,7 +154,8 @@ pub fn take(mark: Mark, after: Mark, rows: &[Position]) -> Result<Mark, Refusal>
 /// many more as there is room for in the node, but always one, so that an idle
 /// stream can go on. `granted`: what was said before stays said.
 pub fn grant(granted: u64, covered: u64, room: usize) -> u64 {
-    granted.max(covered + (room as u64).clamp(1, WINDOW))
+    let most = (FIRST + covered).min(WINDOW);
+    granted.max(covered + (room as u64).clamp(1, most))
 }
 
 #[cfg(test)]

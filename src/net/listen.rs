@@ -58,8 +58,11 @@ const PING_ANSWER: Duration = Duration::from_secs(20);
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 const STREAMS_PER_CONNECTION: u32 = 1024;
 const HEADER_LIST: u32 = 16 * 1024;
-const STREAM_WINDOW: u32 = 1024 * 1024;
-const CONNECTION_WINDOW: u32 = 2 * 1024 * 1024;
+/// What may come unread. Half of a window is given back at once, so that a stream over
+/// 300 ms there and back is slowed down only beyond 10 MB/s. Bytes take memory once they
+/// are there, and what takes bodies reads them or ends.
+const STREAM_WINDOW: u32 = 6 * 1024 * 1024;
+const CONNECTION_WINDOW: u32 = 8 * 1024 * 1024;
 /// Heads of HTTP/1.1 in one request at most, and the bytes they come in.
 const HTTP1_BUFFER: usize = 64 * 1024;
 /// The longest a request's body is held back for its address's sake at a time.
@@ -231,7 +234,7 @@ where
         let (service, limits, of) = (self.service, self.limits, connection.clone());
         let respond = service_fn(move |request| respond(service.clone(), limits.clone(), of.clone(), request));
         let builder = builder(Tasks { tracker: self.tasks, cut: self.cut });
-        let mut http = std::pin::pin!(builder.serve_connection(tap, respond));
+        let mut http = std::pin::pin!(builder.serve_connection_with_upgrades(tap, respond));
         let mut first_bytes = std::pin::pin!(sleep(self.handshake));
         let (mut stopping, mut looked) = (false, false);
         loop {

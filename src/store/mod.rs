@@ -24,6 +24,7 @@ mod tokens;
 mod transaction;
 mod users;
 mod writer;
+pub mod yardstick;
 
 pub use dead::{DeadLetter, DeadRow, DeadTotal, Direction};
 pub use disk::{DiskSpace, FreeSpace};

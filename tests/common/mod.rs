@@ -4,8 +4,12 @@
 //! Waiting is always for a condition, with a deadline that only a hanging test
 //! meets.
 
+pub mod backend;
+pub mod browser;
 pub mod faulty;
 pub mod forwarder;
+pub mod gateway;
+pub mod process;
 
 use bytes::Bytes;
 use pillarbox::{

@@ -97,10 +97,15 @@ impl NodeProcess {
     /// The process ignores SIGXFSZ, so that a limit on the size of its files
     /// fails its writes instead of ending it.
     pub fn spawn(dir: &Path, settings: &[(&str, &str)]) -> Starting {
+        Self::spawn_by(&[], dir, settings)
+    }
+
+    /// The same by a program that is replaced by what follows its arguments.
+    pub fn spawn_by(by: &[&str], dir: &Path, settings: &[(&str, &str)]) -> Starting {
         std::fs::create_dir_all(dir).unwrap();
         let log = File::options().create(true).append(true).open(dir.with_extension("log")).unwrap();
         let mut command = bare(Command::new("sh"));
-        command.args(["-c", r#"trap "" XFSZ; exec "$@""#, "sh", BINARY, "serve", "--data-dir"]);
+        command.args(["-c", r#"trap "" XFSZ; exec "$@""#, "sh"]).args(by).args([BINARY, "serve", "--data-dir"]);
         command.arg(dir).env("PILLARBOX_LISTEN", "127.0.0.1:0").env("RUST_LOG", "info,pillarbox::federation=debug");
         for (key, value) in settings {
             command.env(format!("PILLARBOX_{key}"), value);

@@ -336,6 +336,7 @@ impl World {
     }
 
     fn on_answer(&mut self, side: Side, stream: u64, message: Message) {
+        let instant = self.instant();
         let Some(session) = self.session(side, stream) else { return };
         match message {
             Message::Receipt { state, batches, granted } => {
@@ -344,7 +345,7 @@ impl World {
                     let heard = self.heard(side, state);
                     return self.feed(side, Input::Opened { heard });
                 };
-                let covered = match window.receipt(batches, granted) {
+                let covered = match window.receipt(instant, batches, granted) {
                     Ok(covered) => covered,
                     Err(why) => return self.oracle.break_rule(|| format!("{side:?}: {why}")),
                 };

@@ -214,7 +214,9 @@ impl Task {
 
     async fn on_receipt(&self, window: &mut Window, receipt: Receipt) -> Result<(), End> {
         let state = state(receipt.state).map_err(CallError::transient)?;
-        let covered = window.receipt(receipt.batches, receipt.granted).map_err(CallError::transient)?;
+        let covered = window
+            .receipt(Instant::now().into_std(), receipt.batches, receipt.granted)
+            .map_err(CallError::transient)?;
         if let Some(covered) = covered {
             self.tell(Told::Receipt { last: covered.last, state }).await?;
         }

@@ -60,11 +60,11 @@ fn no_more_is_in_flight_than_was_granted() {
     window.sent(now, mark(5));
     assert!(!window.may_send());
     assert_eq!(window.reached(), mark(5));
-    assert_eq!(window.receipt(1, 2).unwrap().unwrap().last, mark(3));
+    assert_eq!(window.receipt(now, 1, 2).unwrap().unwrap().last, mark(3));
     assert!(!window.may_send(), "a receipt grants only what it says");
-    assert_eq!(window.receipt(1, 3), Ok(None));
+    assert_eq!(window.receipt(now, 1, 3), Ok(None));
     assert!(window.may_send() && !window.is_idle());
-    assert_eq!(window.receipt(2, 1).unwrap().unwrap().last, mark(5));
+    assert_eq!(window.receipt(now, 2, 1).unwrap().unwrap().last, mark(5));
     assert!(window.may_send() && window.is_idle(), "what was granted stays granted");
 }
 
@@ -75,34 +75,51 @@ fn one_receipt_may_cover_many_batches_but_none_that_was_not_sent() {
     for number in 1..=3 {
         window.sent(now, mark(number));
     }
-    assert!(window.receipt(4, 9).is_err());
-    assert_eq!(window.receipt(3, 9).unwrap().unwrap().last, mark(3));
-    assert!(window.receipt(2, 9).is_err(), "receipts only rise");
+    assert!(window.receipt(now, 4, 9).is_err());
+    assert_eq!(window.receipt(now, 3, 9).unwrap().unwrap().last, mark(3));
+    assert!(window.receipt(now, 2, 9).is_err(), "receipts only rise");
 }
 
 #[test]
-fn the_oldest_batch_has_its_deadline_and_so_have_rows_without_a_grant() {
-    let (now, later) = (Instant::now(), Instant::now() + Duration::from_secs(7));
+fn what_is_in_flight_has_its_deadline_and_so_have_rows_without_a_grant() {
+    let at = |seconds| Instant::now() + Duration::from_secs(seconds);
+    let (now, later, last) = (at(0), at(7), at(9));
     let mut window = Window::new(mark(0), 2);
     assert_eq!(window.deadline(), None);
     window.sent(now, mark(1));
     window.sent(later, mark(2));
     assert_eq!(window.deadline(), Some(now + PATIENCE));
-    window.receipt(1, 2).unwrap();
-    assert_eq!(window.deadline(), Some(later + PATIENCE));
-    window.receipt(2, 2).unwrap();
+    window.receipt(last, 0, 2).unwrap();
+    assert_eq!(window.deadline(), Some(now + PATIENCE), "a receipt that covers nothing new is no sign of life");
+    window.receipt(last, 1, 2).unwrap();
+    assert_eq!(window.deadline(), Some(last + PATIENCE), "one after the other they may take longer");
+    window.receipt(last, 2, 2).unwrap();
     assert_eq!(window.deadline(), None);
     window.wait(later);
     window.wait(later + PATIENCE);
     assert_eq!(window.deadline(), Some(later + PATIENCE));
-    window.receipt(2, 3).unwrap();
+    window.receipt(last, 2, 3).unwrap();
     assert_eq!(window.deadline(), None);
+    let sent = at(60);
+    window.sent(sent, mark(3));
+    assert_eq!(window.deadline(), Some(sent + PATIENCE), "what was heard before it was sent is nothing to it");
 }
 
 #[test]
 fn a_stream_gets_what_there_is_room_for_at_least_one_at_most_a_window() {
     assert_eq!(grant(0, 0, 0), 1);
-    assert_eq!(grant(1, 1, 5), 6);
-    assert_eq!(grant(6, 2, 100), 2 + WINDOW);
+    assert_eq!(grant(1, 1, 3), 4);
+    assert_eq!(grant(6, WINDOW, 100), 2 * WINDOW);
     assert_eq!(grant(18, 5, 0), 18, "what was granted stays granted");
+}
+
+#[test]
+fn a_stream_that_sends_is_granted_twice_as_much_in_each_round_trip() {
+    let mut granted = vec![grant(0, 0, 100)];
+    while granted.len() < 6 {
+        let before = granted[granted.len() - 1];
+        granted.push(grant(before, before, 100));
+    }
+    let under_way: Vec<_> = [0].iter().chain(&granted).zip(&granted).map(|(from, to)| to - from).collect();
+    assert_eq!(under_way, [4, 8, 16, 32, 64, 64]);
 }
