@@ -12,7 +12,7 @@
 //! 5. [`relay`]: the MPC router; [`chat`]: chats
 //! 7. [`admin`]: the operator's socket, metrics
 //! 8. [`node`]: the wiring; [`config`]
-//! 9. [`cli`]: the process; [`demo`]; [`bench`]
+//! 9. [`cli`]: the process; [`demo`]; [`bench`]; [`gateway`]
 #![forbid(unsafe_code)]
 
 pub mod admin;
@@ -24,6 +24,7 @@ pub mod config;
 pub mod demo;
 pub mod error;
 pub mod federation;
+pub mod gateway;
 pub mod identity;
 pub mod metrics;
 pub mod net;

@@ -147,9 +147,20 @@ impl Node {
         // Whatever was started ends, should a later step fail.
         let undo = (closing.clone().drop_guard(), stop.clone().drop_guard());
         let push = Push::open_on(config.push.clone(), store.clone(), metrics.clone(), stop.clone()).await?;
-        let relay =
-            Relay::open_on(config.relay.clone(), store.clone(), key.clone(), metrics.clone(), notifier, stop.clone())
-                .await?;
+        let tokens = Tokens::new(store.clone());
+        tokens.read_parties().await?;
+        let users = Users::new(store.clone(), tokens.clone());
+        let (relay_config, relay_tokens) = (config.relay.clone(), tokens.clone());
+        let relay = Relay::open_on(
+            relay_config,
+            store.clone(),
+            key.clone(),
+            relay_tokens,
+            metrics.clone(),
+            notifier,
+            stop.clone(),
+        )
+        .await?;
         let (chat, opened) = Chat::open_on(chat::Parts {
             config: config.chat.clone(),
             store: store.clone(),
@@ -159,8 +170,6 @@ impl Node {
             stop: stop.clone(),
         })
         .await?;
-        let tokens = Tokens::new(store.clone());
-        let users = Users::new(store.clone(), tokens.clone());
         let federation = Federation::start(Parts {
             config: config.federation.clone(),
             store: store.clone(),

@@ -374,6 +374,37 @@ fn users_and_their_sessions_are_managed_by_commands() {
     assert!(stderr(&taken).contains("choose another"), "{}", stderr(&taken));
 }
 
+#[test]
+fn a_gateway_that_is_told_nonsense_is_64_and_says_what_to_do() {
+    let token = ("PILLARBOX_TOKEN", "pbt_of-a-gateway");
+    let backend = ["--backend", "http://127.0.0.1:1"];
+    for (arguments, variables, expected) in [
+        (&[][..], &[token][..], "--backend"),
+        (&backend, &[], "PILLARBOX_TOKEN or --token-file"),
+        (&["--backend", "http://127.0.0.1:1", "--token-file", "gone"], &[], "--token-file gone"),
+        (&["--backend", "ftp://a.example:1"], &[token], "--backend"),
+        (&["--backend", "a.example"], &[token], "--backend"),
+        (&["--backend", "http://127.0.0.1:1", "--listen", "0.0.0.0:0"], &[token], "--tls-cert and --tls-key"),
+        (&["--backend", "http://127.0.0.1:1", "--tls-cert", "cert.pem"], &[token], "--tls-key"),
+        (
+            &["--backend", "http://127.0.0.1:1", "--tls-cert", "c", "--tls-key", "k", "--behind-proxy"],
+            &[token],
+            "--behind-proxy",
+        ),
+        (&["--backend", "http://127.0.0.1:1", "--allow-origin", "*"], &[token], "https://app.example"),
+        (&["--backend", "http://127.0.0.1:1", "--pin", "short"], &[token], "--pin"),
+        (&["--backend", "http://127.0.0.1:1", "--id", "../web"], &[token], "--id"),
+        (&["--backend", "http://127.0.0.1:1", "--ca-file", "gone.pem"], &[token], "gone.pem"),
+        (&["--backend", "http://127.0.0.1:1", "--max-clients", "0"], &[token], "--max-clients"),
+    ] {
+        let output = run(&[&["gateway"], arguments].concat(), variables);
+        let text = stderr(&output);
+        assert_eq!(output.status.code(), Some(64), "{arguments:?}: {text}");
+        assert!(text.contains(expected) && !text.contains("pbt_"), "{arguments:?}: {text}");
+        assert!(output.stdout.is_empty(), "{arguments:?}");
+    }
+}
+
 /// What `bench … --json` printed.
 fn benched(temp: &Path, arguments: &[&str]) -> serde_json::Value {
     let mut command = pillarbox(temp);

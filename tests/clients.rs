@@ -3,8 +3,9 @@
 //! `clients/`; each test starts a node and lets one scenario play with it.
 //!
 //! They need python3 with grpcio, grpcio-tools, cryptography and h2, or
-//! `PILLARBOX_TEST_PYTHON`, which names a Python that has them. Where there is
-//! none they are passed over, but under `CI=true` they fail.
+//! `PILLARBOX_TEST_PYTHON`, which names a Python that has them; the gateway's
+//! page also selenium, Chromium and its driver. Where there is none they are
+//! passed over, but under `CI=true` they fail.
 #![allow(clippy::unwrap_used, reason = "a failure is a failed test")]
 
 #[path = "common/process.rs"]
@@ -41,6 +42,24 @@ fn python() -> Option<&'static OsString> {
         eprintln!("passed over: {what}");
     }
     found.as_ref()
+}
+
+/// Whether the page of the gateway can be looked at in a browser.
+fn browser(python: &OsString) -> bool {
+    let runs = |program: &str, arguments: &[&str]| {
+        Command::new(program).args(arguments).output().is_ok_and(|output| output.status.success())
+    };
+    let named = |variable: &str, default: &str| env::var(variable).unwrap_or_else(|_| default.to_owned());
+    let there = runs(&named("PILLARBOX_TEST_CHROMIUM", "/usr/bin/chromium"), &["--version"])
+        && runs(&named("PILLARBOX_TEST_CHROMEDRIVER", "/usr/bin/chromedriver"), &["--version"])
+        && Command::new(python).args(["-c", "import selenium"]).output().is_ok_and(|output| output.status.success());
+    if !there {
+        let what = "no /usr/bin/chromium and /usr/bin/chromedriver (see PILLARBOX_TEST_CHROMIUM, \
+                    PILLARBOX_TEST_CHROMEDRIVER), or no selenium in Python";
+        assert!(env::var("CI").as_deref() != Ok("true"), "{what}");
+        eprintln!("passed over: {what}");
+    }
+    there
 }
 
 fn run(python: &OsString, arguments: impl IntoIterator<Item = OsString>) {
@@ -182,4 +201,16 @@ fn a_grpcio_gateway_misses_nothing_and_hears_of_sessions_that_end() {
 #[test]
 fn python_verifies_transcripts_and_evidence_from_the_documented_bytes() {
     play("evidence", SOON);
+}
+
+#[test]
+fn python_verifies_a_gateways_envelope_from_the_documented_bytes() {
+    play("gateway_envelope", SOON);
+}
+
+#[test]
+fn the_gateways_page_in_chromium_logs_in_shows_events_and_is_cut_off() {
+    if python().is_some_and(browser) {
+        play("gateway_page", SOON);
+    }
 }

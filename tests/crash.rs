@@ -12,6 +12,7 @@ mod process;
 mod crash {
     mod client;
     mod disk;
+    mod gateway;
     mod kill;
     mod ledger;
     mod load;

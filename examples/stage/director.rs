@@ -365,7 +365,7 @@ async fn token_of(operator: &mut admin::client::Client, party: &str) -> Result<S
 }
 
 async fn token(operator: &mut admin::client::Client, principal: &str) -> Result<String, String> {
-    let request = NewTokenRequest { principal: principal.to_owned(), ttl: 0 };
+    let request = NewTokenRequest { principal: principal.to_owned(), ttl: 0, user: String::new() };
     let answer = operator.new_token(request).await;
     Ok(answer.map_err(|status| format!("{principal}: {}", status.message()))?.into_inner().token)
 }

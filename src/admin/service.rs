@@ -351,10 +351,13 @@ impl Admin for Service {
     }
 
     async fn new_token(&self, request: Request<NewTokenRequest>) -> Result<Response<NewTokenResponse>, Status> {
-        let NewTokenRequest { principal, ttl } = request.into_inner();
+        let NewTokenRequest { principal, ttl, user } = request.into_inner();
         let principal: Principal = principal.parse()?;
         let ttl = (ttl > 0).then(|| Duration::from_secs(ttl));
-        let issued = self.users.issue(&principal, ttl).await?;
+        let issued = match user.as_str() {
+            "" => self.users.issue(&principal, ttl).await?,
+            user => self.users.issue_bound(&principal, ttl, user).await?,
+        };
         Ok(Response::new(NewTokenResponse { token: issued.token, id: issued.id }))
     }
 

@@ -42,7 +42,7 @@ impl Node {
 
 /// A token of a node that was started here.
 pub async fn token(nodes: &Nodes, name: Name, principal: &str) -> Result<String, Error> {
-    let request = NewTokenRequest { principal: principal.to_owned(), ttl: 0 };
+    let request = NewTokenRequest { principal: principal.to_owned(), ..NewTokenRequest::default() };
     Ok(answered(operator(nodes, name).await?.new_token(request)).await?.token)
 }
 

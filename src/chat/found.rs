@@ -206,7 +206,9 @@ impl Chat {
         let chat = self.clone();
         let made =
             self.0.tasks.spawn(async move { chat.0.store.submit(Change::Chat(Row::Topic(Box::new(new)))).await });
-        match made.await.map_err(Error::internal)? {
+        let made = made.await.map_err(Error::internal)?;
+        let is_new = made.is_ok() && maker_peer == PeerId::SELF;
+        match made {
             Ok(_) => {}
             // Somebody else made it at the same time.
             Err(Error::Conflict(_)) => self.counts().add(&maker, false),
@@ -217,6 +219,9 @@ impl Chat {
         }
         let room =
             self.room(founding.chat).await?.ok_or_else(|| Error::internal("a chat that was made is not there"))?;
+        if is_new {
+            room.topic().trust();
+        }
         self.attend(&room);
         Ok(room)
     }

@@ -1,21 +1,47 @@
-//! What time does to chats: after a start heads are compared, and what waited
-//! for too long is given up.
+//! What time does to chats: after a start heads are compared and words wait for
+//! that, and what waited for too long is given up.
 
-use super::{Chat, room::Job};
+use super::{
+    Chat,
+    room::{Job, Room},
+    talk::stops,
+};
 use crate::{
     error::Error,
     types::{Millis, uuid::Uuid},
 };
-use std::{collections::BTreeMap, time::Duration};
-use tokio::time::{Instant, sleep};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use tokio::time::{Instant, sleep, sleep_until};
 
 /// Posts that are too old are looked for so often, and more often where they
 /// are kept for less.
 const LOOK_EVERY: Duration = Duration::from_secs(60);
 const AGAIN: Duration = Duration::from_secs(5);
 const PAGE: usize = 1_000;
+/// From a start on, so long words wait for other nodes that were not heard of.
+const SURE_AFTER: Duration = Duration::from_secs(5);
 
 impl Chat {
+    /// Shortly after a start words wait until the chat's other nodes told whether
+    /// they hold what is forgotten here; one that is silent is not waited for long.
+    pub(super) async fn be_sure(&self, room: &Arc<Room>) -> Result<(), Error> {
+        let deadline = self.0.opened_at + SURE_AFTER;
+        loop {
+            let changed = room.is_sure.notified();
+            if room.topic().is_sure() {
+                return Ok(());
+            }
+            tokio::select! {
+                () = changed => {}
+                () = self.0.stop.cancelled() => return Err(stops()),
+                () = sleep_until(deadline) => {
+                    room.topic().trust();
+                    return Ok(());
+                }
+            }
+        }
+    }
+
     /// Until the node stops.
     pub(super) async fn keep(self) {
         while let Err(error) = self.resume().await {

@@ -48,7 +48,10 @@ use std::{
     time::Duration,
 };
 use teller::Duties;
-use tokio::sync::{Notify, mpsc};
+use tokio::{
+    sync::{Notify, mpsc},
+    time::Instant,
+};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use topic::{Head, Saved, Topic};
 
@@ -76,6 +79,9 @@ struct Inner {
     inbound: Inbound,
     duties: Mutex<BTreeMap<PeerId, Duties>>,
     telling: Notify,
+    opened_at: Instant,
+    /// Names this run of the node.
+    run: u64,
     stop: CancellationToken,
     tasks: TaskTracker,
 }
@@ -114,6 +120,8 @@ impl Chat {
             inbound,
             duties: Mutex::default(),
             telling: Notify::new(),
+            opened_at: Instant::now(),
+            run: getrandom::u64().map_err(Error::internal)?.max(1),
             stop,
             tasks: TaskTracker::new(),
         }));
@@ -170,7 +178,7 @@ impl Chat {
             waiting: row.waiting,
             lost: row.lost,
         };
-        let topic = Topic::new(saved, row.number);
+        let topic = Topic::new(saved, row.number, self.0.run);
         let mut rooms = self.rooms();
         if rooms.len() >= HOT_MAX {
             // Whoever has work to do, or is read, is held by somebody else too.

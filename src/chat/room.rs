@@ -15,7 +15,7 @@ use std::{
     collections::VecDeque,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
-use tokio::sync::{oneshot, watch};
+use tokio::sync::{Notify, oneshot, watch};
 
 /// What waits to be done with one chat; of it, what other nodes told.
 const JOBS_MAX: usize = 8_192;
@@ -30,6 +30,8 @@ pub struct Room {
     pub members: Vec<Member>,
     topic: Mutex<Topic>,
     work: Mutex<Work>,
+    /// Whether the chat's home is sure of its log may have changed.
+    pub is_sure: Notify,
     /// How far the log is; wakes the readers.
     pub told: watch::Sender<Told>,
     /// What was read last for the readers.
@@ -81,6 +83,7 @@ impl Room {
             members: row.members,
             told: watch::Sender::new(Told { revision: topic.head().revision, cuts: 0 }),
             topic: Mutex::new(topic),
+            is_sure: Notify::new(),
             work: Mutex::default(),
             page: tokio::sync::Mutex::default(),
         }

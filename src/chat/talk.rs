@@ -62,9 +62,10 @@ impl Chat {
         let id = message_id(room.chat, &user.qualified, &client_id);
         let message =
             Message { id: Some(id), author, sent_at: Millis::now(), client_id, head, content, signature: None };
+        self.be_sure(room).await?;
         let (reply, answer) = oneshot::channel();
         self.add(room, Job::Say(Say { message, fresh, reply }))?;
-        answer.await.map_err(|_| Error::unavailable("the node stops; say it again under the same client_id"))?
+        answer.await.map_err(|_| stops())?
     }
 
     /// Adds work to a chat; it is done by a task of its own.
@@ -90,6 +91,7 @@ impl Chat {
             tracing::warn!(chat = %room.chat, %error, "what was told of a chat could not be stored; it is asked for again");
             room.topic().ask(Millis::now());
         }
+        room.is_sure.notify_waiters();
         self.attend(room);
     }
 
@@ -236,7 +238,15 @@ impl Chat {
                 let theirs = mark(&place);
                 let mine = self.chain_at(room, theirs.revision).await?;
                 let was_lost = room.topic().is_lost();
-                room.topic().heard(from, theirs, mine, now);
+                {
+                    let mut topic = room.topic();
+                    topic.heard(from, theirs, mine, now);
+                    match home {
+                        Some(home) if home == from => topic.asked(from, place.asks),
+                        None if mine == Some(theirs.chain) && !place.waits => topic.has_all_of(from, place.asks),
+                        _ => {}
+                    }
+                }
                 if was_lost && !room.topic().is_lost() {
                     self.0.store.submit(Change::Chat(Row::Found { topic: room.number })).await?;
                 }
@@ -355,7 +365,7 @@ impl Chat {
         }
         let mut messages: Vec<Message> = posts.messages.into_iter().map(message_of).collect();
         // What is left out is sent again.
-        self.fit(from, &mut messages)?;
+        let mut all = !self.fit(from, &mut messages)? && !posts.more;
         let ids: Vec<Uuid> = messages.iter().filter_map(|message| message.id).collect();
         let places = self.places(room, &ids).await?;
         let mut proven = Vec::with_capacity(messages.len());
@@ -368,12 +378,19 @@ impl Chat {
                     tracing::warn!(chat = %room.chat, peer = from.0, why, "a message is refused");
                 }
                 // Its node sends it again.
-                Err((_, Doubt::NoKey)) => break,
+                Err((_, Doubt::NoKey)) => {
+                    all = false;
+                    break;
+                }
             }
         }
         let known = known(&places);
         let entries = room.topic().number(proven, &known);
-        self.append(room, entries, vec![], Some(from)).await
+        self.append(room, entries, vec![], Some(from)).await?;
+        if all {
+            room.topic().has_all_of(from, posts.asks);
+        }
+        Ok(())
     }
 
     /// Leaves out what there is no room for, from the end; whether something
@@ -464,6 +481,10 @@ fn known(places: &HashMap<Uuid, Place>) -> Known {
         }
     }
     known
+}
+
+pub(super) fn stops() -> Error {
+    Error::unavailable("the node stops; say it again under the same client_id")
 }
 
 fn random() -> Result<u64, Error> {

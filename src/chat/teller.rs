@@ -15,7 +15,7 @@ use crate::{
     proto::pillarbox::chat::v1::{Changes, Letter, Message as Said, Note, Outline, Place, Posts, Unknown, note::Kind},
     store::{
         Op,
-        chat::{Change as Row, Message},
+        chat::{Change as Row, HeadRow, Message},
     },
     types::{Millis, PeerId, uuid::Uuid},
 };
@@ -283,8 +283,9 @@ impl Chat {
         let heads = self.0.store.chat_heads(peer, after, HEADS).await?;
         let last = heads.last().map(|head| head.topic);
         if !heads.is_empty() {
-            let head = |head: crate::store::chat::HeadRow| {
-                note(head.chat, Kind::Head(Place { revision: head.revision, chain: head.chain }))
+            let head = |head: HeadRow| {
+                let HeadRow { chat, revision, chain, waits, .. } = head;
+                note(chat, Kind::Head(Place { revision, chain, asks: self.0.run, waits }))
             };
             let notes = heads.into_iter().map(head).collect();
             self.post(peer, Draft { notes, ..Draft::default() }).await?;
@@ -303,14 +304,14 @@ impl Chat {
 
     /// Writes what is due in one chat.
     async fn draft(&self, peer: PeerId, room: &Arc<Room>, draft: &mut Draft) -> Result<(), Error> {
-        let (due, head) = {
+        let (due, head, (asks, waits)) = {
             let topic = room.topic();
-            (topic.due(peer, Millis::now()), topic.head())
+            (topic.due(peer, Millis::now()), topic.head(), (topic.asks(peer), topic.waiting() > 0))
         };
         for due in due {
             let (written, told) = match &due {
                 Due::Head { introduce } => {
-                    let mut written = note(room.chat, Kind::Head(place(head.mark())));
+                    let mut written = note(room.chat, Kind::Head(Place { asks, waits, ..place(head.mark()) }));
                     if *introduce {
                         written.users = room.members.iter().map(|member| member.qualified.clone()).collect();
                         let row = Row::Introduced { topic: room.number, peer, introduced: true };
@@ -323,7 +324,7 @@ impl Chat {
                     Some((written, through)) => (written, Told::Changes { after: *after, through }),
                     None => continue,
                 },
-                Due::Posts => match self.waiting(room, head).await? {
+                Due::Posts => match self.waiting(room, head, asks).await? {
                     Some((written, count, through)) => (written, Told::Posts { count, through }),
                     None => continue,
                 },
@@ -338,9 +339,9 @@ impl Chat {
     async fn outline(&self, room: &Room, asked: Mark) -> Result<Note, Error> {
         let revisions = room.topic().outline();
         let chains: HashMap<u64, u64> = self.0.store.chat_chains(room.number, &revisions).await?;
-        let known = |revision: &u64| Some(Place { revision: *revision, chain: *chains.get(revision)? });
+        let known = |revision: &u64| Some(place(Mark { revision: *revision, chain: *chains.get(revision)? }));
         let mut places: Vec<Place> = revisions.iter().filter_map(known).collect();
-        places.push(Place { revision: 0, chain: 0 });
+        places.push(Place::default());
         Ok(note(room.chat, Kind::Outline(Outline { asked: Some(place(asked)), places })))
     }
 
@@ -353,16 +354,17 @@ impl Chat {
         };
         let Some(chain) = chain else { return Ok(None) };
         let messages = entries.iter().map(|entry| self.said(room, &entry.message)).collect();
-        let after = Some(Place { revision: after, chain });
+        let after = Some(place(Mark { revision: after, chain }));
         let revision = head.revision.max(through);
         Ok(Some((note(room.chat, Kind::Changes(Changes { after, messages, revision })), through)))
     }
 
-    async fn waiting(&self, room: &Room, head: Head) -> Result<Option<(Note, usize, i64)>, Error> {
+    async fn waiting(&self, room: &Room, head: Head, asks: u64) -> Result<Option<(Note, usize, i64)>, Error> {
         let posts = self.0.store.chat_posts(room.number, FLIGHT_MAX, PAGE_BYTES).await?;
         let Some(through) = posts.last().map(|post| post.place) else { return Ok(None) };
         let messages = posts.iter().map(|post| self.said(room, &post.message)).collect();
-        let posts_note = Posts { after: Some(place(head.mark())), messages };
+        let more = room.topic().waiting() > posts.len();
+        let posts_note = Posts { after: Some(place(head.mark())), messages, more, asks };
         Ok(Some((note(room.chat, Kind::Posts(posts_note)), posts.len(), through)))
     }
 
@@ -380,7 +382,7 @@ impl Chat {
 }
 
 fn place(mark: Mark) -> Place {
-    Place { revision: mark.revision, chain: mark.chain }
+    Place { revision: mark.revision, chain: mark.chain, ..Place::default() }
 }
 
 fn note(chat: Uuid, kind: Kind) -> Note {

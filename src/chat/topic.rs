@@ -6,6 +6,7 @@
 //! on trust that it arrives: whatever is lost is found out by comparing heads,
 //! and asked for. The store is changed by the driver first, then this.
 
+mod home;
 mod ids;
 mod replica;
 
@@ -15,6 +16,7 @@ use crate::{
     store::chat::{Entry, Message},
     types::{Millis, PeerId, uuid::Uuid},
 };
+use home::Home;
 use replica::{Replica, Waiting};
 use std::collections::{BTreeMap, HashMap, HashSet};
 
@@ -83,11 +85,13 @@ struct Link {
     told: u64,
     head_due: bool,
     outline_due: Option<Mark>,
+    /// At a replica: what home asked with last.
+    asked: u64,
 }
 
 #[derive(Debug, Clone)]
 enum Role {
-    Home,
+    Home(Home),
     Replica(Replica),
 }
 
@@ -114,14 +118,15 @@ pub struct Topic {
 }
 
 impl Topic {
-    pub fn new(saved: Saved, seed: u64) -> Self {
+    /// `run`: another number each time the node starts, not 0.
+    pub fn new(saved: Saved, seed: u64, run: u64) -> Self {
         let Saved { head, home, links, waiting: (count, first, next), lost } = saved;
         let role = match home {
-            None => Role::Home,
+            None => Role::Home(Home::new(run, links.iter().map(|(peer, _)| *peer))),
             Some(home) => Role::Replica(Replica::new(home, Waiting { count, first, next }, lost)),
         };
         // What was sent before is not known any more: heads are compared after every start.
-        let link = |introduced| Link { introduced, told: head.revision, head_due: false, outline_due: None };
+        let link = |introduced| Link { introduced, told: head.revision, head_due: false, outline_due: None, asked: 0 };
         let links = links.into_iter().map(|(peer, introduced)| (peer, link(introduced))).collect();
         Self { head, role, links, seed }
     }
@@ -133,7 +138,7 @@ impl Topic {
     /// `None`: it is here.
     pub fn home(&self) -> Option<PeerId> {
         match &self.role {
-            Role::Home => None,
+            Role::Home(_) => None,
             Role::Replica(replica) => Some(replica.home),
         }
     }
@@ -158,14 +163,14 @@ impl Topic {
 
     fn replica(&self) -> Option<&Replica> {
         match &self.role {
-            Role::Home => None,
+            Role::Home(_) => None,
             Role::Replica(replica) => Some(replica),
         }
     }
 
     fn replica_mut(&mut self) -> Option<&mut Replica> {
         match &mut self.role {
-            Role::Home => None,
+            Role::Home(_) => None,
             Role::Replica(replica) => Some(replica),
         }
     }
@@ -193,12 +198,12 @@ impl Topic {
         let Some(link) = self.links.get_mut(&peer) else { return };
         link.introduced = true;
         match &mut self.role {
-            Role::Home if known => {
+            Role::Home(_) if known => {
                 link.told = theirs.revision;
                 // Who asks hears that there is nothing, and that home is there.
                 link.head_due |= theirs.revision == head.revision;
             }
-            Role::Home => link.outline_due = Some(theirs),
+            Role::Home(_) => link.outline_due = Some(theirs),
             Role::Replica(replica) if replica.home == peer => {
                 replica.home_at = theirs.revision;
                 replica.lost = false;
@@ -358,7 +363,7 @@ impl Topic {
             due.push(Due::Outline { asked });
         }
         match &self.role {
-            Role::Home => {
+            Role::Home(_) => {
                 if link.head_due {
                     due.push(Due::Head { introduce: false });
                 }

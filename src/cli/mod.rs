@@ -1,7 +1,8 @@
 //! The command line (floor 9): the process, and the operator's commands.
 //!
 //! Owns arguments, exit codes and what is printed. `serve` runs a node, `demo`
-//! three, `bench` as many as it is told; every other command but `check-config` and `mpc verify` talks to the running one over
+//! three, `bench` as many as it is told, `gateway` what stands before one; every
+//! other command but `check-config` and `mpc verify` talks to the running one over
 //! `DATA_DIR/admin.sock` and holds no state of its own.
 //!
 //! Results go to stdout, everything else to stderr. Exit codes: 0 done, 1
@@ -14,6 +15,7 @@ mod contract;
 mod dead;
 mod demo;
 mod event;
+mod gateway;
 mod key;
 mod mpc;
 mod output;
@@ -73,6 +75,9 @@ enum Command {
     CheckConfig(serve::CheckArgs),
     /// See three nodes lose nothing while one of them is killed
     Demo(demo::Args),
+    /// Hand a node's events on to browsers
+    #[command(long_about = gateway::ABOUT)]
+    Gateway(Box<gateway::Args>),
     /// See how much a node takes, and how long it takes for it
     #[command(subcommand, after_help = bench::EXAMPLES)]
     Bench(Box<bench::Command>),
@@ -174,6 +179,7 @@ fn dispatch(cli: Cli) -> Result<(), Failure> {
         Command::Serve(args) => serve::run(args, data_dir),
         Command::CheckConfig(args) => serve::check(args, data_dir, &mut out),
         Command::Demo(args) => demo::run(&args, &mut out),
+        Command::Gateway(args) => gateway::run(*args, data_dir, &mut out),
         Command::Bench(command) => bench::run(*command, &mut out),
         Command::Server(command) => client(server::run(command, &data_dir_of_node(data_dir)?, &mut out)),
         Command::Key(command) => client(key::run(command, &data_dir_of_node(data_dir)?, &mut out)),

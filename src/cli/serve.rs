@@ -3,6 +3,7 @@
 //! Owns the runtime, the log, the ready line and the signals. SIGINT and
 //! SIGTERM end the node within [`GRACE`]; a second one ends the process at
 //! once. SIGHUP reads certificate files again. Never looks into the node.
+//! `pillarbox gateway` is a process of the same kind and uses the same.
 
 use super::{Failure, output::Out};
 use crate::{
@@ -26,7 +27,7 @@ use tokio::{
 use tracing_subscriber::{EnvFilter, layer::SubscriberExt, util::SubscriberInitExt};
 
 /// A node that is told to stop has this long; below what supervisors wait.
-const GRACE: Duration = Duration::from_secs(10);
+pub(super) const GRACE: Duration = Duration::from_secs(10);
 
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:
@@ -81,7 +82,7 @@ enum TlsFlag {
 }
 
 #[derive(Debug, Clone, Copy, ValueEnum)]
-enum LogFlag {
+pub(super) enum LogFlag {
     Text,
     Json,
 }
@@ -128,7 +129,7 @@ pub fn run(args: Args, data_dir: Option<PathBuf>) -> Result<(), Failure> {
 }
 
 /// Each connection is a file, and many systems begin with a bound of 1,024.
-fn raise_open_files() {
+pub(super) fn raise_open_files() {
     let Rlimit { current, maximum } = getrlimit(Resource::Nofile);
     if current != maximum
         && let Err(error) = setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum })
@@ -160,7 +161,7 @@ fn toml(value: &Value, path: &str) -> String {
     lines.join("\n")
 }
 
-fn start_log(format: LogFormat) -> Result<(), Failure> {
+pub(super) fn start_log(format: LogFormat) -> Result<(), Failure> {
     let filter = match env::var("RUST_LOG") {
         Ok(text) if !text.is_empty() => EnvFilter::try_new(&text)
             .map_err(|error| Failure::Usage(format!("environment variable RUST_LOG: {error}; try RUST_LOG=info")))?,
@@ -231,14 +232,14 @@ fn announce(ready: &Ready) {
     let _ = stdout.write_all(format!("{text}\n").as_bytes()).and_then(|()| stdout.flush());
 }
 
-struct Signals {
+pub(super) struct Signals {
     interrupt: Signal,
     terminate: Signal,
     hangup: Signal,
 }
 
 impl Signals {
-    fn install() -> io::Result<Self> {
+    pub(super) fn install() -> io::Result<Self> {
         Ok(Self {
             interrupt: signal(SignalKind::interrupt())?,
             terminate: signal(SignalKind::terminate())?,
@@ -246,7 +247,7 @@ impl Signals {
         })
     }
 
-    async fn next(&mut self) -> Told {
+    pub(super) async fn next(&mut self) -> Told {
         tokio::select! {
             _ = self.interrupt.recv() => Told::Stop(2),
             _ = self.terminate.recv() => Told::Stop(15),
@@ -255,7 +256,7 @@ impl Signals {
     }
 
     /// The number of the next signal that tells to stop.
-    async fn stop(&mut self) -> u8 {
+    pub(super) async fn stop(&mut self) -> u8 {
         loop {
             if let Told::Stop(number) = self.next().await {
                 return number;
@@ -264,7 +265,7 @@ impl Signals {
     }
 }
 
-enum Told {
+pub(super) enum Told {
     /// By the signal of this number.
     Stop(u8),
     Reload,

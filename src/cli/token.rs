@@ -23,9 +23,11 @@ pub enum Command {
     #[command(after_help = "Examples:
   pillarbox token new service:homeserver
   pillarbox token new user:alice --ttl 30d
+  pillarbox token new party:alice-phone --user alice
 
 A principal is party:NAME, user:NAME, gateway:NAME, service:NAME or admin:NAME.
-A user that there is not yet is made; its tokens are its device sessions.")]
+A user that there is not yet is made; its tokens are its device sessions.
+With --user a party is that user's: it is told through gateways what waits for the party.")]
     New {
         /// Who calls with it
         #[arg(value_name = "PRINCIPAL")]
@@ -33,6 +35,9 @@ A user that there is not yet is made; its tokens are its device sessions.")]
         /// How long it is good for; left out: it does not expire
         #[arg(long, value_name = "TIME", value_parser = seconds)]
         ttl: Option<u64>,
+        /// Whose a party is
+        #[arg(long, value_name = "NAME")]
+        user: Option<String>,
     },
     /// List tokens, without the tokens themselves
     #[command(after_help = "Examples:
@@ -61,8 +66,13 @@ fn seconds(text: &str) -> Result<u64, String> {
 pub async fn run(command: Command, data_dir: &Path, out: &mut Out) -> Result<(), Failure> {
     let mut node = connect(data_dir).await?;
     match command {
-        Command::New { principal, ttl } => {
-            let answer = call(node.new_token(NewTokenRequest { principal, ttl: ttl.unwrap_or(0) })).await?;
+        Command::New { principal, ttl, user } => {
+            let answer = call(node.new_token(NewTokenRequest {
+                principal,
+                ttl: ttl.unwrap_or(0),
+                user: user.unwrap_or_default(),
+            }))
+            .await?;
             out.either(&view::NewTokenResponse { token: &answer.token, id: &answer.id }, &answer.token)
         }
         Command::List => {

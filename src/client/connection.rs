@@ -94,15 +94,23 @@ impl Connection {
         }
     }
 
-    /// One attempt at one call.
+    /// One attempt at one call of the router.
     pub(super) async fn once<T, Fut>(&self, call: impl FnOnce(Api) -> Fut) -> Result<(Link, T), Failure>
+    where
+        Fut: Future<Output = Result<Response<T>, Status>>,
+    {
+        self.over(|link| call(api(&link))).await.map(|(link, answer)| (link, answer.into_inner()))
+    }
+
+    /// One attempt at one call of any service.
+    pub(super) async fn over<T, Fut>(&self, call: impl FnOnce(Link) -> Fut) -> Result<(Link, Response<T>), Failure>
     where
         Fut: Future<Output = Result<Response<T>, Status>>,
     {
         let deadline = Instant::now() + self.attempt;
         let link = self.link(deadline).await?;
-        match timeout_at(deadline, call(api(&link))).await {
-            Ok(Ok(answer)) => Ok((link, answer.into_inner())),
+        match timeout_at(deadline, call(link.clone())).await {
+            Ok(Ok(answer)) => Ok((link, answer)),
             Ok(Err(status)) => Err(status.into()),
             Err(_) => {
                 self.distrust(&link).await;

@@ -9,7 +9,7 @@ use super::{
     error::{Error, Failure},
 };
 use crate::net::link::Link;
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 use tokio::time::{Instant, sleep_until};
 use tonic::{Response, Status, Streaming};
 
@@ -20,7 +20,8 @@ pub(super) struct Live<T> {
     outage: Option<Outage>,
 }
 
-struct Open<T> {
+/// A stream while its connection lasts.
+pub(super) struct Open<T> {
     link: Link,
     stream: Streaming<T>,
     since: Instant,
@@ -29,7 +30,7 @@ struct Open<T> {
 }
 
 /// What happened to a stream.
-enum Happened<T> {
+pub(super) enum Happened<T> {
     Came(T),
     Alive,
     Lost(Failure),
@@ -48,24 +49,25 @@ impl<T> Live<T> {
     {
         loop {
             let failure = match &mut self.open {
-                Some(open) => match open.happened(&self.connection).await {
-                    Happened::Came(item) => {
-                        self.outage = None;
-                        return Ok(item);
-                    }
-                    Happened::Alive => continue,
-                    Happened::Lost(failure) => {
-                        if open.since.elapsed() > self.connection.attempt() {
+                Some(open) => {
+                    match open.happened(self.connection.attempt(), |link| answers(&self.connection, link)).await {
+                        Happened::Came(item) => {
                             self.outage = None;
+                            return Ok(item);
                         }
-                        self.open = None;
-                        failure
+                        Happened::Alive => continue,
+                        Happened::Lost(failure) => {
+                            if open.lasted(self.connection.attempt()) {
+                                self.outage = None;
+                            }
+                            self.open = None;
+                            failure
+                        }
                     }
-                },
+                }
                 None => match self.connection.once(&subscribe).await {
                     Ok((link, stream)) => {
-                        let now = Instant::now();
-                        self.open = Some(Open { link, stream, since: now, heard: now });
+                        self.open = Some(Open::new(link, stream));
                         continue;
                     }
                     Err(failure) => failure,
@@ -76,13 +78,30 @@ impl<T> Live<T> {
     }
 }
 
+async fn answers(connection: &Connection, link: Link) -> Result<(), Failure> {
+    connection.answers(&link).await
+}
+
 impl<T> Open<T> {
-    /// The next item, or a sign of life when none came for a while. A broken
-    /// link may never say so: the node is asked.
-    async fn happened(&mut self, connection: &Connection) -> Happened<T> {
+    pub(super) fn new(link: Link, stream: Streaming<T>) -> Self {
+        let now = Instant::now();
+        Self { link, stream, since: now, heard: now }
+    }
+
+    /// It proved itself: losing it begins a new outage.
+    pub(super) fn lasted(&self, long: Duration) -> bool {
+        self.since.elapsed() > long
+    }
+
+    /// The next item, or a sign of life when none came for `quiet`. A broken
+    /// link may never say so: it is asked whether anybody `answers`.
+    pub(super) async fn happened<Fut>(&mut self, quiet: Duration, answers: impl FnOnce(Link) -> Fut) -> Happened<T>
+    where
+        Fut: Future<Output = Result<(), Failure>>,
+    {
         let asked = async {
-            sleep_until(self.heard + connection.attempt()).await;
-            connection.answers(&self.link).await
+            sleep_until(self.heard + quiet).await;
+            answers(self.link.clone()).await
         };
         let happened = tokio::select! {
             biased;

@@ -1,5 +1,6 @@
 //! The MPC router from Rust: a client of one node, as one of its parties
-//! (floor 3; imports floors 0 to 2 only).
+//! (floor 3; imports floors 0 to 2 only). The push channel, as one of its
+//! gateways, is in `push.rs`.
 //!
 //! It outlives the node's restarts: calls are tried again (a message under the
 //! key it had, so it stays one message), streams subscribe again and go on
@@ -16,6 +17,7 @@ mod live;
 mod messages;
 mod options;
 mod outbox;
+mod push;
 #[cfg(feature = "round-based")]
 pub mod round_based;
 mod seen;
@@ -29,6 +31,7 @@ pub use events::Events;
 pub use messages::{Acknowledge, Messages, Received};
 pub use options::Options;
 pub use outbox::{Outbox, Outgoing};
+pub use push::{Fed, Feed, Push};
 
 use crate::proto::mpc::router::v1::{
     GetMessageStatusRequest, GetPendingMessagesRequest, GetRegisteredPartiesRequest, HeartbeatRequest,

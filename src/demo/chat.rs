@@ -100,7 +100,7 @@ struct User {
 
 impl User {
     async fn of(name: &'static str, ready: &Ready, operator: &mut Client, dialer: &Dialer) -> Result<Self, Error> {
-        let request = NewTokenRequest { principal: format!("user:{name}"), ttl: 0 };
+        let request = NewTokenRequest { principal: format!("user:{name}"), ttl: 0, user: String::new() };
         let token = answered(operator.new_token(request)).await?.token;
         let bearer = format!("Bearer {token}").parse().map_err(|_| "a token that is no text".to_owned())?;
         let target = Target {

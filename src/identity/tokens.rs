@@ -8,6 +8,7 @@
 //! program of its user, is written in passing.
 //! Never logs a token.
 
+mod parties;
 mod sessions;
 
 pub use sessions::Session;
@@ -68,6 +69,7 @@ struct Inner {
     revoked: watch::Sender<()>,
     /// A session that expires was made.
     lapsing: Notify,
+    parties: parties::Parties,
     /// What must be seen through even when its caller stops waiting, and what
     /// streams to callers.
     tasks: TaskTracker,
@@ -151,7 +153,14 @@ impl Ending {
 impl Tokens {
     pub fn new(store: Store) -> Self {
         let (known, revoked, tasks) = (Mutex::default(), watch::Sender::default(), TaskTracker::new());
-        Self(Arc::new(Inner { store, known, revoked, lapsing: Notify::new(), tasks }))
+        Self(Arc::new(Inner {
+            store,
+            known,
+            revoked,
+            lapsing: Notify::new(),
+            parties: parties::Parties::default(),
+            tasks,
+        }))
     }
 
     /// `user`: the one whom the principal names, if it is a user; `ttl`: none
@@ -162,6 +171,17 @@ impl Tokens {
         principal: &Principal,
         user: Option<UserId>,
         ttl: Option<Duration>,
+    ) -> Result<Issued, Error> {
+        self.issue_bound(principal, user, ttl, None).await
+    }
+
+    /// The same; `bound`: the user that the party is bound to.
+    pub(super) async fn issue_bound(
+        &self,
+        principal: &Principal,
+        user: Option<UserId>,
+        ttl: Option<Duration>,
+        bound: Option<UserId>,
     ) -> Result<Issued, Error> {
         let token = new_token()?;
         let hash = token_hash(&token).ok_or_else(|| Error::internal("a fresh token is well formed"))?;
@@ -179,11 +199,16 @@ impl Tokens {
         let mut draws = 1;
         loop {
             row.id = format!("{:08x}", getrandom::u32().map_err(Error::internal)?);
-            match self.0.store.submit(Change::PutToken(row.clone())).await {
+            let mut op = Op::from(Change::PutToken(row.clone()));
+            op.changes.extend(bound.map(|user| Change::BindToken { id: row.id.clone(), user }));
+            match self.0.store.submit(op).await {
                 Err(Error::Conflict(_)) if draws < DRAWS => draws += 1,
                 done => {
                     if row.user.is_some() && row.expires_at.is_some() {
                         self.0.lapsing.notify_one();
+                    }
+                    if bound.is_some() {
+                        self.parties_changed().await;
                     }
                     return done.map(|_| Issued { token, id: row.id });
                 }
@@ -233,6 +258,9 @@ impl Tokens {
         self.lock().forget(&ending, 1);
         let done = self.0.store.submit(ending.op(Millis::now())).await;
         self.lock().forget(&ending, -1);
+        if self.has_bound_parties() {
+            self.parties_changed().await;
+        }
         self.0.revoked.send_replace(());
         done
     }

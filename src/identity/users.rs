@@ -168,12 +168,33 @@ impl Users {
     /// expire.
     pub async fn issue(&self, principal: &Principal, ttl: Option<Duration>) -> Result<Issued, Error> {
         let Principal::User(name) = principal else { return self.0.tokens.issue(principal, None, ttl).await };
+        let user = self.enabled(name).await?;
+        self.0.tokens.issue(principal, Some(user.id), ttl).await
+    }
+
+    /// A token for a party that is a user's: what the router has for the party
+    /// is told to the user. `Invalid` when the principal is no party of this
+    /// node; else as [`Users::issue`] for a user.
+    pub async fn issue_bound(&self, principal: &Principal, ttl: Option<Duration>, name: &str) -> Result<Issued, Error> {
+        if !matches!(principal, Principal::Party(party) if !party.contains('@')) {
+            return Err(Error::invalid(format!(
+                "user: {principal} cannot be bound to one; a party:NAME of this node can"
+            )));
+        }
+        let user = self.enabled(name).await?.id;
+        let (tokens, principal) = (self.0.tokens.clone(), principal.clone());
+        let work = async move { tokens.issue_bound(&principal, None, ttl, Some(user)).await };
+        self.0.tokens.see_through(work).await
+    }
+
+    /// The user of the name, made on first use.
+    async fn enabled(&self, name: &str) -> Result<User, Error> {
         let user = self.ensure(name).await?;
         if user.state == UserState::Disabled {
             let text = format!("user {name:?} is disabled; `pillarbox user enable {name}` comes first");
             return Err(Error::Precondition(text));
         }
-        self.0.tokens.issue(principal, Some(user.id), ttl).await
+        Ok(user)
     }
 
     /// The user `caller` acts as: `text` in `field` is a name without a server.

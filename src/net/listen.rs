@@ -234,7 +234,7 @@ where
         let (service, limits, of) = (self.service, self.limits, connection.clone());
         let respond = service_fn(move |request| respond(service.clone(), limits.clone(), of.clone(), request));
         let builder = builder(Tasks { tracker: self.tasks, cut: self.cut });
-        let mut http = std::pin::pin!(builder.serve_connection(tap, respond));
+        let mut http = std::pin::pin!(builder.serve_connection_with_upgrades(tap, respond));
         let mut first_bytes = std::pin::pin!(sleep(self.handshake));
         let (mut stopping, mut looked) = (false, false);
         loop {

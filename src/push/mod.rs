@@ -36,7 +36,7 @@ use gateways::Gateways;
 use page::Pages;
 use std::sync::{
     Arc,
-    atomic::{AtomicU64, Ordering::Relaxed},
+    atomic::{AtomicU64, Ordering::Acquire},
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
@@ -100,6 +100,6 @@ impl Push {
     }
 
     fn floor(&self) -> u64 {
-        self.0.floor.load(Relaxed)
+        self.0.floor.load(Acquire)
     }
 }

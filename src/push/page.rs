@@ -38,10 +38,27 @@ pub struct Page {
     rows: Vec<Row>,
 }
 
+impl Page {
+    /// The cursor of its last event, if there may be more behind it.
+    pub fn goes_on(&self) -> Option<u64> {
+        let is_full = self.rows.len() == ROWS || self.rows.iter().map(Row::size).sum::<usize>() > BYTES / 2;
+        is_full.then_some(self.last)
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.rows.is_empty()
+    }
+
+    /// Something behind the cursor is in it, and nothing is left out before.
+    pub fn is_behind(&self, cursor: u64) -> bool {
+        self.after <= cursor && cursor < self.last
+    }
+}
+
 impl Pages {
     fn find(&self, after: u64) -> Option<Arc<Page>> {
         let kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
-        kept.iter().find(|page| page.after <= after && after < page.last).cloned()
+        kept.iter().find(|page| page.is_behind(after)).cloned()
     }
 
     fn keep(&self, page: Arc<Page>) {
@@ -97,10 +114,6 @@ impl Place {
             place.step();
         }
         place
-    }
-
-    pub fn is_at_end(&self) -> bool {
-        self.row >= self.page.rows.len()
     }
 
     /// The next event, and its cursor.

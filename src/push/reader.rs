@@ -1,12 +1,13 @@
 //! One stream of `SubscribePush`: woken, it reads what is behind its cursor.
 //!
-//! Holds a cursor and the page it is at, which it shares with others; nothing
-//! is kept for a gateway that is slow.
+//! Holds a cursor and the page it is at, which it shares with others, and the
+//! one behind it while it catches up; nothing more is kept for a gateway that is
+//! slow.
 
 use super::{
     Push,
     gateways::{Live, Seat},
-    page::Place,
+    page::{Page, Place},
     window::{self, Reset, Start},
 };
 use crate::{
@@ -16,9 +17,10 @@ use crate::{
     types::Millis,
 };
 use futures_util::stream;
-use std::sync::{Arc, atomic::Ordering::Relaxed};
+use std::sync::{Arc, atomic::Ordering::AcqRel};
 use tokio::sync::watch;
 use tokio_stream::Stream;
+use tokio_util::task::AbortOnDropHandle;
 use tonic::Status;
 
 /// A stream that was opened.
@@ -38,6 +40,8 @@ pub struct Reader {
     /// Up to here there is nothing more than what it was given.
     seen: u64,
     place: Option<Place>,
+    /// The page behind that one, read while it is handed on.
+    ahead: Option<AbortOnDropHandle<Result<Arc<Page>, Error>>>,
 }
 
 impl Push {
@@ -64,7 +68,7 @@ impl Push {
             tracing::warn!(gateway, why = reset.as_str(), "a gateway's cursor is of no use; it begins afresh");
         }
         seat.live.set_cursor(cursor);
-        let reader = Reader { push: self.clone(), seat, head, cursor, seen: cursor, place: None };
+        let reader = Reader { push: self.clone(), seat, head, cursor, seen: cursor, place: None, ahead: None };
         Ok(Opened { reader, reset, oldest })
     }
 
@@ -81,7 +85,7 @@ impl Push {
 
     /// Nothing below this cursor is kept any more: who needs it is told.
     pub(super) fn raise_floor(&self, floor: u64) {
-        self.0.floor.fetch_max(floor, Relaxed);
+        self.0.floor.fetch_max(floor, AcqRel);
         let ended = self.0.gateways.end_below(floor, fell_out);
         if ended > 0 {
             tracing::warn!(gateways = ended, "gateways were too slow and have fallen out of the window");
@@ -127,16 +131,33 @@ impl Reader {
                 self.wait().await?;
                 continue;
             }
-            let place = Place::behind(self.push.page(self.cursor).await?, self.cursor);
+            let page = self.page().await?;
             // Looked at after the read: what was read is whole.
             if window::fell_out(self.cursor, self.push.floor()) {
                 return Err(fell_out(self.cursor));
             }
-            match place.is_at_end() {
+            self.ahead = page.goes_on().map(|last| {
+                let push = self.push.clone();
+                let read = async move { push.page(last).await };
+                AbortOnDropHandle::new(self.push.0.tasks.spawn(read))
+            });
+            match page.is_empty() {
                 true => self.seen = newest,
-                false => self.place = Some(place),
+                false => self.place = Some(Place::behind(page, self.cursor)),
             }
         }
+    }
+
+    /// The page behind the cursor. One that was read ahead and is empty says
+    /// nothing of now.
+    async fn page(&mut self) -> Result<Arc<Page>, Error> {
+        if let Some(ahead) = self.ahead.take()
+            && let Ok(Ok(page)) = ahead.await
+            && page.is_behind(self.cursor)
+        {
+            return Ok(page);
+        }
+        self.push.page(self.cursor).await
     }
 
     async fn wait(&mut self) -> Result<(), Error> {

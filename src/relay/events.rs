@@ -5,7 +5,7 @@
 //! its parties. A stream is woken, then reads rows after its cursor.
 
 use super::{
-    Relay, names,
+    Relay, names, news,
     notify::Kind as Notice,
     reader::stops,
     router::{Announced, check_id},
@@ -178,7 +178,9 @@ impl Relay {
         let announced = self.router().announce(now, &event.session_id, owner, parties, until)?;
         let (session, kind) = (event.session_id.clone(), event.event_type.clone());
         let settled = announced.settles.then(|| parties.to_vec());
-        let op = Op::from(vec![
+        let local = parties.iter().filter(|party| party.peer == PeerId::SELF).map(|party| &*party.name);
+        let told = self.told(local, |party, user| news::event(owner, &event, party, user, now));
+        let mut op = Op::from(vec![
             Change::Relay(Row::Announced { session: session.clone(), owner, parties: settled, until: announced.until }),
             Change::Relay(Row::Event(Box::new(NewEvent {
                 event_id: event.event_id.clone(),
@@ -191,6 +193,7 @@ impl Relay {
                 body: event.encode_to_vec().into(),
             }))),
         ]);
+        op.changes.extend(told);
         Ok((op, announced))
     }
 

@@ -15,6 +15,7 @@ pub mod evidence;
 mod janitor;
 mod letters;
 mod names;
+mod news;
 mod notify;
 mod presence;
 pub mod progress;
@@ -35,7 +36,7 @@ pub use sessions::{Service as SessionsService, operator_service as operator_sess
 use crate::{
     error::Error,
     federation::Federation,
-    identity::node_key::NodeKey,
+    identity::{node_key::NodeKey, tokens::Tokens},
     metrics::Metrics,
     net::unread::Unread,
     store::{
@@ -81,6 +82,7 @@ struct Inner {
     config: Config,
     store: Store,
     key: NodeKey,
+    tokens: Tokens,
     metrics: Metrics,
     router: Mutex<Router>,
     presence: Mutex<Presence>,
@@ -136,6 +138,7 @@ impl Relay {
         config: Config,
         store: Store,
         key: NodeKey,
+        tokens: Tokens,
         metrics: Metrics,
         notifier: Notifier,
         stop: CancellationToken,
@@ -160,6 +163,7 @@ impl Relay {
             config,
             store,
             key,
+            tokens,
             metrics,
             router: Mutex::new(router),
             presence: Mutex::new(presence),
@@ -234,6 +238,19 @@ impl Relay {
         match self.0.newest.fetch_update(Relaxed, Relaxed, |newest| Some(next(newest))) {
             Ok(before) | Err(before) => next(before),
         }
+    }
+
+    /// What the users of parties of this node are told of something.
+    fn told<'a>(
+        &self,
+        parties: impl Iterator<Item = &'a str>,
+        tell: impl Fn(&str, String) -> Option<Change>,
+    ) -> Vec<Change> {
+        if !self.0.store.push_wanted() {
+            return vec![];
+        }
+        let now = Millis::now();
+        parties.filter_map(|party| tell(party, self.0.tokens.user_of_party(party, now)?)).collect()
     }
 
     // ----- names

@@ -9,6 +9,7 @@ use super::{
     events::PARTIES_MAX,
     evidence::{self, BROADCAST, Proof, Slot},
     names::{self, Name},
+    news,
     notify::Kind as Notice,
 };
 use crate::{
@@ -212,6 +213,16 @@ impl Relay {
             op.push(Change::Relay(Row::Deliver { party: party.clone() }));
         }
         op.changes.extend(once.map(Change::Relay));
+        let local = || routed.recipients.iter().filter(|party| party.peer == PeerId::SELF).map(|party| &*party.name);
+        let waiting = news::Message {
+            message_id: &id,
+            session_id: &route.session,
+            from_party: &route.from,
+            message_type: &route.kind,
+            round_number: route.round,
+            is_broadcast: broadcast,
+        };
+        op.changes.extend(self.told(local(), |party, user| news::message(PeerId::SELF, waiting, party, user, now)));
         let signature = proof
             .map(|proof| BroadcastSignature { server: own.to_string(), signature: proof.signature.to_vec().into() });
         let letters = letters(&route, &routed.recipients, signature, &id, number, expires_at);
@@ -224,7 +235,6 @@ impl Relay {
         }
         self.0.metrics.messages_routed.inc();
         self.accepted(&route.session, slot.claim().is_some());
-        let local = || routed.recipients.iter().filter(|party| party.peer == PeerId::SELF).map(|party| &*party.name);
         self.wake(&route.session, local());
         self.notify(&route.session, Notice::Message, local());
         Ok(id)

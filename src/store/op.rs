@@ -163,6 +163,12 @@ pub enum Change {
     /// `Conflict` when the hash or the id is taken; `Precondition` when it is a
     /// user's who is not active.
     PutToken(TokenRow),
+    /// The party that the token is for is this user's. `NotFound` when there is
+    /// no such token.
+    BindToken {
+        id: String,
+        user: UserId,
+    },
     /// `NotFound` when there is none, or when it is not `user`'s.
     RevokeToken {
         id: String,

@@ -40,6 +40,11 @@ pub(super) async fn apply(
                 return Err(Failure::Refused(Error::Precondition("the user of this token is not active".into())));
             }
         }
+        Change::BindToken { id, user } => {
+            if !tokens::bind(connection, id, *user).await? {
+                return Err(missing("token", id));
+            }
+        }
         Change::Relay(change) => relay::apply(connection, change, done).await?,
         Change::Chat(change) => chat::apply(connection, change).await?,
         Change::Push(change) => push::apply(connection, change, &mut counters.push, done).await?,

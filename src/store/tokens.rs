@@ -44,6 +44,16 @@ pub struct TokenUse {
     pub user_agent: Option<String>,
 }
 
+/// A party that a token binds to a user.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct BoundParty {
+    /// `party:NAME`.
+    pub principal: String,
+    /// The user's name.
+    pub user: String,
+    pub expires_at: Option<Millis>,
+}
+
 #[derive(sqlx::FromRow)]
 struct TokenColumns {
     hash: Vec<u8>,
@@ -104,7 +114,24 @@ impl Store {
         found.into_iter().map(token).collect()
     }
 
-    /// The same of one user.
+    /// What tokens bind to users who are not deleted, the oldest token first.
+    pub async fn bound_parties(&self) -> Result<Vec<BoundParty>, Error> {
+        let found: Vec<(String, String, Option<i64>)> = sqlx::query_as(
+            "SELECT principal, name, expires_at FROM token JOIN local_user ON local_user.id = bound_user
+             WHERE bound_user IS NOT NULL AND state <> 'deleted' ORDER BY token.created_at, token.id",
+        )
+        .fetch_all(&self.readers)
+        .await
+        .map_err(error)?;
+        let bound = |(principal, user, expires_at): (String, String, Option<i64>)| BoundParty {
+            principal,
+            user,
+            expires_at: expires_at.map(Millis),
+        };
+        Ok(found.into_iter().map(bound).collect())
+    }
+
+    /// The tokens of one user.
     pub async fn tokens_of(&self, user: UserId) -> Result<Vec<TokenRow>, Error> {
         let found: Vec<TokenColumns> = sqlx::query_as(
             "SELECT hash, id, principal, user_id, created_at, expires_at, last_used_at, user_agent FROM token
@@ -136,6 +163,16 @@ pub(super) async fn put(connection: &mut SqliteConnection, row: &TokenRow) -> Re
     .execute(connection)
     .await?;
     Ok(put.rows_affected() > 0)
+}
+
+/// `false` when there is no such token.
+pub(super) async fn bind(connection: &mut SqliteConnection, id: &str, user: UserId) -> Result<bool, sqlx::Error> {
+    let bound = sqlx::query("UPDATE token SET bound_user = $2 WHERE id = $1")
+        .bind(id)
+        .bind(bits(user.get()))
+        .execute(connection)
+        .await?;
+    Ok(bound.rows_affected() > 0)
 }
 
 /// `None` when there is no such token, or it is not `user`'s.

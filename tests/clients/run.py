@@ -38,6 +38,7 @@ def main():
         return certificates.make(sys.argv[2])
     arguments = _arguments()
     import scenarios_chat
+    import scenarios_gateway
     import scenarios_grpc
     import scenarios_hrpc
     import scenarios_push
@@ -46,7 +47,10 @@ def main():
 
     if arguments.scenario == "contract_is_stock":
         return scenarios_grpc.contract_is_stock(arguments)
-    modules = (scenarios_chat, scenarios_grpc, scenarios_hrpc, scenarios_push, scenarios_router)
+    modules = (
+        *(scenarios_chat, scenarios_gateway, scenarios_grpc),
+        *(scenarios_hrpc, scenarios_push, scenarios_router),
+    )
     [scenario] = [getattr(it, arguments.scenario) for it in modules if hasattr(it, arguments.scenario)]
     scenario(Node(arguments), arguments.certificates)
 

@@ -4,8 +4,12 @@
 //! Waiting is always for a condition, with a deadline that only a hanging test
 //! meets.
 
+pub mod backend;
+pub mod browser;
 pub mod faulty;
 pub mod forwarder;
+pub mod gateway;
+pub mod process;
 
 use bytes::Bytes;
 use pillarbox::{
@@ -222,7 +226,7 @@ impl TestNode {
 
     /// A token for a local caller, made over the operator's socket; as a header.
     pub async fn bearer(&self, principal: &str) -> MetadataValue<Ascii> {
-        let request = NewTokenRequest { principal: principal.into(), ttl: 0 };
+        let request = NewTokenRequest { principal: principal.into(), ttl: 0, user: String::new() };
         let token = self.operator().await.new_token(request).await.unwrap().into_inner().token;
         format!("Bearer {token}").parse().unwrap()
     }

@@ -212,7 +212,7 @@ async fn a_home_that_comes_from_a_backup_is_told_what_it_forgot() {
     two.cut(true);
     restore(&mut two.a, &copy).await;
     assert_eq!(two.alice().await.texts(&two.chat).await.len(), 5);
-    // What is said before the others are heard of comes first; nothing is lost.
+    // Others are waited for a moment; what is said then comes first, and nothing is lost.
     two.alice().await.send(&two.chat, "meanwhile").await.unwrap();
     two.cut(false);
     let texts = two.agree_on(26).await;
@@ -236,6 +236,21 @@ async fn a_replica_that_comes_from_a_backup_catches_up() {
     assert_eq!(two.agree_on(15).await, before);
     two.bob().await.send(&two.chat, "on it goes").await.unwrap();
     two.agree_on(16).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nobody_overtakes_their_own_words_at_a_home_that_comes_from_a_backup() {
+    let mut two = Two::with_home(true, |_| {}).await;
+    send_all(&two.alice().await, &two.chat, &numbered("alice", 0..5)).await;
+    let copy = backup(&mut two.a).await;
+    // More than one flight of posts.
+    send_all(&two.alice().await, &two.chat, &numbered("alice", 5..400)).await;
+    let before = two.agree_on(400).await;
+    restore(&mut two.a, &copy).await;
+    two.alice().await.send(&two.chat, "at once").await.unwrap();
+    let texts = two.agree_on(401).await;
+    assert_eq!(texts[..400], before[..]);
+    assert_eq!(texts[400], "at once");
 }
 
 /// Whoever forgot a chat cannot ask for it.
@@ -362,7 +377,7 @@ async fn a_member_node_cannot_speak_for_another_nodes_user() {
     // b speaks for alice, and for bob under an id that is not his.
     let other_id = Said { id: Bytes::from(vec![3; 16]), ..forged(&two, &at("bob", &two.b.id), 1 - place) };
     let messages = vec![forged(&two, &alice, place), other_id];
-    let posts = Posts { after: Some(Place { revision: 0, chain: 0 }), messages };
+    let posts = Posts { after: Some(Place::default()), messages, ..Posts::default() };
     let note = Note { chat: Bytes::copy_from_slice(chat.as_bytes()), users: vec![], kind: Some(Kind::Posts(posts)) };
     let peer = two.b.federation().peer_of(&two.a.id).unwrap();
     two.b.federation().post(Op::new(), vec![(peer, 1, Letter { notes: vec![note] })]).await.unwrap();

@@ -86,10 +86,13 @@ async fn reflection_lists_what_is_served_and_nothing_else() {
         names,
         [
             "chat.Chat",
+            "galaxy.backend.push.v1.Push",
             "grpc.health.v1.Health",
             "mpc.router.v1.MessageRouter",
             "pillarbox.federation.v1.Courier",
             "pillarbox.postbox.v1.Mailroom",
+            "pillarbox.push.v1.Publisher",
+            "pillarbox.push.v1.Sessions",
             "pillarbox.relay.v1.Sessions",
             "protocol.auth.v1.AuthService",
             "protocol.sync.v1.PostboxService",

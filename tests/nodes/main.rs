@@ -14,6 +14,8 @@ mod doors;
 mod evidence;
 mod faults;
 mod gateway;
+mod gateway_real;
+mod gateway_rules;
 mod hrpc;
 mod input;
 mod mailroom;

@@ -4,6 +4,7 @@ use crate::{
     common::{LONG, TestNode, federate},
     eventually,
     gateway::{Caller, Feed, number, numbered},
+    party::{Party, announcement, at},
     talker::Talker,
 };
 use futures_util::future::join_all;
@@ -13,7 +14,7 @@ use pillarbox::{
         pillarbox::{
             admin::v1::{
                 AddUserRequest, DeleteUserRequest, DisableUserRequest, EnableUserRequest, ListSessionsRequest,
-                NewTokenRequest, RevokeSessionsRequest,
+                NewTokenRequest, RevokeSessionsRequest, RevokeTokenRequest,
             },
             push::v1::PublishRequest,
         },
@@ -46,7 +47,7 @@ async fn pair(node: &TestNode) -> (Caller, Caller) {
 
 /// Token and id of a session.
 async fn sign_in(node: &TestNode, user: &str, ttl: u64) -> (String, String) {
-    let request = NewTokenRequest { principal: format!("user:{user}"), ttl };
+    let request = NewTokenRequest { principal: format!("user:{user}"), ttl, user: String::new() };
     let issued = node.operator().await.new_token(request).await.unwrap().into_inner();
     (issued.token, issued.id)
 }
@@ -464,6 +465,57 @@ async fn a_harmony_event_about_a_local_user_is_told_to_that_user() {
     assert_eq!(ids.len(), 2, "{ids:?}");
     service.tell("alice", 9).await;
     assert_eq!(feed.number().await, 9, "and nothing else");
+}
+
+/// The next event: its user and kind, and its payload.
+async fn told(feed: &mut Feed) -> (String, String, Value) {
+    let event = feed.event().await;
+    (event.user_id, event.kind, payload(&event.payload))
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_user_is_told_what_waits_for_its_parties_here_and_from_afar_until_the_token_goes() {
+    let (mut a, b) = (TestNode::start().await, TestNode::start().await);
+    federate(&a, &b).await;
+    let (gateway, service) = pair(&a).await;
+    let mut feed = gateway.subscribe("web", "").await.unwrap();
+    let bind = |principal: &str, user: &str| NewTokenRequest { principal: principal.into(), ttl: 0, user: user.into() };
+    let mut operator = a.operator().await;
+    let bound = operator.new_token(bind("party:phone", "alice")).await.unwrap().into_inner();
+    for principal in ["party:phone@elsewhere:1", "user:alice", "service:x"] {
+        let status = operator.new_token(bind(principal, "alice")).await.unwrap_err();
+        assert!(status.code() == Code::InvalidArgument && status.message().starts_with("user: "), "{status}");
+    }
+    let (here, far) = (Party::of(&a, "bob").await, Party::of(&b, "carol").await);
+    here.route("s1", &["phone", "laptop"], b"secret").await.unwrap();
+    let (user, kind, message) = told(&mut feed).await;
+    assert_eq!((user.as_str(), kind.as_str()), ("alice", "mpc.message_waiting"));
+    assert_eq!((&message["party_id"], &message["from_party"]), (&json!("phone"), &json!("bob")));
+    assert_eq!((&message["session_id"], &message["message_type"]), (&json!("s1"), &json!("test")));
+    far.route("s2", &[&at("phone", &a)], b"secret").await.unwrap();
+    let (_, _, message) = told(&mut feed).await;
+    assert_eq!((&message["from_party"], &message["session_id"]), (&json!(at("carol", &b)), &json!("s2")));
+    let coordinator = Party::service(&a).await;
+    coordinator.publish(announcement("s3", &["phone", "bob"])).await.unwrap();
+    let (user, kind, event) = told(&mut feed).await;
+    assert_eq!((user.as_str(), kind.as_str()), ("alice", "mpc.session_event"));
+    assert_eq!((&event["party_id"], &event["session_id"]), (&json!("phone"), &json!("s3")));
+    assert_eq!(event.get("join_tokens"), None);
+
+    // It is so after a restart, too, and as long as the token counts.
+    let cursor = service.tell("alice", 1).await;
+    assert_eq!(feed.number().await, 1);
+    a.stop().await;
+    a.start_again().await;
+    let (gateway, service) = (gateway.again(&a).await, service.again(&a).await);
+    let mut feed = gateway.subscribe("web", &cursor).await.unwrap();
+    let here = Party::of(&a, "bob").await;
+    here.route("s4", &["phone"], b"secret").await.unwrap();
+    assert_eq!(told(&mut feed).await.2["session_id"], "s4");
+    a.operator().await.revoke_token(RevokeTokenRequest { id: bound.id }).await.unwrap();
+    here.route("s5", &["phone"], b"secret").await.unwrap();
+    service.tell("alice", 2).await;
+    assert_eq!(feed.number().await, 2);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -28,7 +28,7 @@ async fn call(node: &TestNode, token: &str, agent: &str) -> Status {
 }
 
 async fn sign_in(operator: &mut Client, user: &str) -> (String, String) {
-    let request = NewTokenRequest { principal: format!("user:{user}"), ttl: 60 };
+    let request = NewTokenRequest { principal: format!("user:{user}"), ttl: 60, user: String::new() };
     let issued = operator.new_token(request).await.unwrap().into_inner();
     (issued.token, issued.id)
 }
@@ -92,7 +92,7 @@ async fn a_disabled_user_is_told_and_comes_back_and_a_deleted_one_does_not() {
         let refused = call(&node, &token, "x").await;
         assert_eq!(refused.code(), Code::Unauthenticated);
         assert!(refused.message().contains("operator can enable it"), "{}", refused.message());
-        let early = NewTokenRequest { principal: "user:alice".into(), ttl: 0 };
+        let early = NewTokenRequest { principal: "user:alice".into(), ttl: 0, user: String::new() };
         let early = operator.new_token(early).await.unwrap_err();
         assert!(early.code() == Code::FailedPrecondition && early.message().contains("user enable alice"), "{early}");
         let back = operator.enable_user(EnableUserRequest { name: "alice".into() }).await.unwrap().into_inner();

@@ -7,7 +7,7 @@ use super::{AGENT_MAX, LOOK_AGAIN, LOOK_EVERY, Tokens, left_until};
 use crate::{
     error::Error,
     identity::principal::{Principal, token_hash},
-    store::{ROWS_AN_OP, push::Change as Told},
+    store::push::Change as Told,
     types::Millis,
 };
 use std::time::Duration;
@@ -71,10 +71,7 @@ impl Tokens {
                 Some(at) if at > now => return Ok(left_until(at).min(LOOK_EVERY)),
                 Some(_) => {}
             }
-            let done = self.0.store.submit(Told::Expired { at: now }).await?;
-            if done.gone.iter().all(|gone| gone.rows < ROWS_AN_OP as u64) {
-                self.0.revoked.send_replace(());
-            }
+            self.0.store.submit(Told::Expired { at: now }).await?;
         }
     }
 }

@@ -166,8 +166,8 @@ async fn heads_and_what_is_due_are_found_for_each_peer() {
     store.submit(Op::from(vec![introduced(1), introduced(2)])).await.unwrap();
     assert_eq!(store.chats_due(0, 10).await.unwrap(), []);
     let heads = store.chat_heads(B, 0, 10).await.unwrap();
-    let head = HeadRow { topic: 1, chat: id(201), revision: 2, chain: u64::MAX - 2 };
-    assert_eq!(heads, [head, HeadRow { topic: 2, chat: id(202), revision: 0, chain: 0 }]);
+    let head = HeadRow { topic: 1, chat: id(201), revision: 2, chain: u64::MAX - 2, waits: false };
+    assert_eq!(heads, [head, HeadRow { topic: 2, chat: id(202), revision: 0, chain: 0, waits: false }]);
     assert_eq!(store.chat_heads(B, 1, 10).await.unwrap().len(), 1);
     for bytes in [5, 7] {
         store.submit(Change::Used { peer: B, bytes }).await.unwrap();

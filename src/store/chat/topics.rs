@@ -40,6 +40,8 @@ pub struct HeadRow {
     pub chat: Uuid,
     pub revision: u64,
     pub chain: u64,
+    /// Posts wait for their place in it.
+    pub waits: bool,
 }
 
 pub(super) fn uuid(bytes: &[u8]) -> Result<Uuid, Error> {
@@ -134,9 +136,11 @@ impl Store {
     /// Where the chats stand that are talked about with a peer, those after
     /// `after`, by number.
     pub async fn chat_heads(&self, peer: PeerId, after: u64, limit: usize) -> Result<Vec<HeadRow>, Error> {
-        type Columns = (i64, Vec<u8>, Option<i64>, Option<i64>);
+        type Columns = (i64, Vec<u8>, Option<i64>, Option<i64>, bool);
         let found: Vec<Columns> = sqlx::query_as(
-            "SELECT t.number, t.chat, m.key, m.chain FROM chat_link l CROSS JOIN chat_topic t ON t.number = l.topic
+            "SELECT t.number, t.chat, m.key, m.chain,
+                 EXISTS (SELECT 1 FROM chat_post p WHERE p.topic = t.number AND p.failed = 0)
+             FROM chat_link l CROSS JOIN chat_topic t ON t.number = l.topic
              LEFT JOIN chat_message m ON m.key = (SELECT max(key) FROM chat_message
                  WHERE key BETWEEN (t.number << 32) AND (t.number << 32 | 4294967295))
              WHERE l.peer = $1 AND l.topic > $2 AND l.introduced = 1 ORDER BY l.topic LIMIT $3",
@@ -147,9 +151,9 @@ impl Store {
         .fetch_all(&self.readers)
         .await
         .map_err(error)?;
-        let row = |(number, chat, key, chain): Columns| {
+        let row = |(number, chat, key, chain, waits): Columns| {
             let (revision, chain) = (key.map_or(0, revision), unbits(chain.unwrap_or(0)));
-            Ok(HeadRow { topic: unbits(number), chat: uuid(&chat)?, revision, chain })
+            Ok(HeadRow { topic: unbits(number), chat: uuid(&chat)?, revision, chain, waits })
         };
         found.into_iter().map(row).collect()
     }

@@ -34,6 +34,10 @@ CREATE TABLE push (
 -- The same event is kept once.
 CREATE UNIQUE INDEX push_event_id ON push (event_id);
 
+-- The user that a party with this token is bound to.
+ALTER TABLE token ADD COLUMN bound_user INTEGER;
+CREATE INDEX token_bound ON token (created_at) WHERE bound_user IS NOT NULL;
+
 -- That a user's session expired was told.
 ALTER TABLE token ADD COLUMN lapsed INTEGER NOT NULL DEFAULT 0 CHECK (lapsed IN (0, 1));
 CREATE INDEX token_lapse ON token (expires_at) WHERE user_id IS NOT NULL AND expires_at IS NOT NULL AND lapsed = 0;

@@ -22,7 +22,7 @@ fn message(n: u8) -> Message {
 }
 
 fn topic(home: Option<PeerId>, head: Head) -> Topic {
-    Topic::new(Saved { head, home, links: vec![(B, true)], waiting: (0, 0, 0), lost: false }, 3)
+    Topic::new(Saved { head, home, links: vec![(B, true)], waiting: (0, 0, 0), lost: false }, 3, 1)
 }
 
 /// The head behind messages of these numbers.
@@ -182,7 +182,7 @@ fn posts_fly_together_and_the_next_wait_until_they_landed() {
 #[test]
 fn nobody_is_told_of_a_chat_before_being_introduced() {
     let saved = Saved { head: head(&[1]), home: None, links: vec![(B, false)], waiting: (0, 0, 0), lost: false };
-    let mut home = Topic::new(saved, 3);
+    let mut home = Topic::new(saved, 3, 1);
     assert_eq!(home.due(B, NOW), [Due::Head { introduce: true }]);
     home.sent(B, &Due::Head { introduce: true }, NOW);
     assert_eq!(home.due(B, NOW), []);

@@ -1,0 +1,84 @@
+//! What only a chat's home knows: which other nodes may hold what it has
+//! forgotten.
+//!
+//! Pure, a part of `topic.rs`. A node cannot tell that it came from a backup; the
+//! others can, when they compare.
+
+use super::{Role, Topic};
+use crate::types::PeerId;
+use std::collections::BTreeSet;
+
+#[derive(Debug, Clone, Default)]
+pub struct Home {
+    /// Names this run of the node: what others said before it began does not count.
+    run: u64,
+    doubted: BTreeSet<PeerId>,
+}
+
+impl Home {
+    pub fn new(run: u64, peers: impl Iterator<Item = PeerId>) -> Self {
+        Self { run, doubted: peers.collect() }
+    }
+
+    pub fn is_sure(&self) -> bool {
+        self.doubted.is_empty()
+    }
+
+    /// What to ask a peer with; 0: nothing.
+    pub fn asks(&self, peer: PeerId) -> u64 {
+        if self.doubted.contains(&peer) { self.run } else { 0 }
+    }
+
+    /// A peer's log is a part of ours, and nothing waits there. Whether it is
+    /// still to be asked: it said so of another run.
+    pub fn agrees(&mut self, peer: PeerId, answers: u64) -> bool {
+        if answers == self.run {
+            self.doubted.remove(&peer);
+        }
+        self.doubted.contains(&peer)
+    }
+}
+
+impl Topic {
+    /// Whether every other node has told, since this was opened, that it holds
+    /// nothing that is forgotten here. Until then new words of this node's users
+    /// would overtake their own older ones, if this came from a backup.
+    pub fn is_sure(&self) -> bool {
+        match &self.role {
+            Role::Home(home) => home.is_sure(),
+            Role::Replica(_) => true,
+        }
+    }
+
+    /// The question that goes with what is told to this peer, or the answer to its
+    /// own; 0: none.
+    pub fn asks(&self, peer: PeerId) -> u64 {
+        match &self.role {
+            Role::Home(home) => home.asks(peer),
+            Role::Replica(_) => self.links.get(&peer).map_or(0, |link| link.asked),
+        }
+    }
+
+    /// A peer wants to be told where the log stands here.
+    pub fn asked(&mut self, peer: PeerId, question: u64) {
+        if let Some(link) = self.links.get_mut(&peer)
+            && question != 0
+        {
+            (link.asked, link.head_due) = (question, true);
+        }
+    }
+
+    /// The chat was made just now, or waiting for others has taken too long.
+    pub fn trust(&mut self) {
+        if let Role::Home(home) = &mut self.role {
+            *home = Home::default();
+        }
+    }
+
+    /// All that waited at a peer is in the log.
+    pub fn has_all_of(&mut self, peer: PeerId, answers: u64) {
+        if let (Role::Home(home), Some(link)) = (&mut self.role, self.links.get_mut(&peer)) {
+            link.head_due |= home.agrees(peer, answers);
+        }
+    }
+}
