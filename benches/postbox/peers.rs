@@ -151,7 +151,9 @@ async fn beside_the_dead(report: &mut Report, size: Size) -> Result<(), Failure>
     let dirs = [crate::directory()?, crate::directory()?];
     let (a, b) = (NodeProcess::start(dirs[0].path(), &[]), NodeProcess::start(dirs[1].path(), &[]));
     let (sender, silent) = (pair(&a, &b).await?, TcpListener::bind("127.0.0.1:0")?);
-    let mut log = mailroom(&b).await?.receive().await?;
+    // A link is held as long as its stream.
+    let there = mailroom(&b).await?;
+    let mut log = there.receive().await?;
     let (mut rates, mut slowest, mut from) = ([vec![], vec![]], [vec![], vec![]], 0);
     for at in 0..2 {
         if at == 1 {
