@@ -46,6 +46,9 @@ use tonic_types::StatusExt;
 
 /// An idle connection costs memory at both ends.
 pub const IDLE: Duration = Duration::from_secs(60);
+/// One that was made for a Pull that found nothing; longer than the peer may wait
+/// to see whether its answer arrived.
+const UNUSED: Duration = Duration::from_secs(10);
 /// Connecting, of a call's time: of a peer that is well, and of one that is not.
 const DIAL: Duration = Duration::from_secs(8);
 const FAILING_DIAL: Duration = Duration::from_secs(4);
@@ -149,6 +152,7 @@ fn header(token: String) -> MetadataValue<tonic::metadata::Ascii> {
 pub struct Remote {
     inner: Arc<Inner>,
     peer: Arc<Peer>,
+    /// And when it is idle.
     open: Mutex<Option<(Open, Instant)>>,
     /// Held together by calls under way, alone by one that tells of a new id:
     /// nothing that was signed under the old one arrives behind it.
@@ -178,6 +182,10 @@ impl Remote {
 
     async fn call_by(&self, method: Method, body: Bytes, deadline: Instant) -> Result<Bytes, CallError> {
         let open = self.connection(deadline).await?;
+        // A Pull comes every minute, and finds nothing as a rule.
+        if method != Method::Pull {
+            self.touch();
+        }
         let (own, _under_way) = self.known_id(&open).await?;
         self.send(open, method, body, own).await
     }
@@ -226,6 +234,7 @@ impl Remote {
         if open.transport == Transport::Hrpc || !open.link.is_h2() || !self.peer.has_courier() {
             return Ok(None);
         }
+        self.touch();
         let (own, _under_way) = self.known_id(&open).await?;
         let (destination, nonce) = (self.peer.server_id(), postbox_token::fresh_nonce().map_err(CallError::local)?);
         let opening = Request { method: Method::Deliver.path(), body: &[] };
@@ -261,8 +270,8 @@ impl Remote {
 
     /// The connection is in use.
     pub fn touch(&self) {
-        if let Some((_, used)) = self.open.lock().unwrap_or_else(PoisonError::into_inner).as_mut() {
-            *used = Instant::now();
+        if let Some((_, idle_at)) = self.open.lock().unwrap_or_else(PoisonError::into_inner).as_mut() {
+            *idle_at = Instant::now() + IDLE;
         }
     }
 
@@ -290,7 +299,7 @@ impl Remote {
     /// it is worth asking again.
     pub fn close_idle(&self) -> Option<Instant> {
         let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
-        let idle_at = open.as_ref().map(|(_, used)| *used + IDLE)?;
+        let idle_at = open.as_ref().map(|(_, idle_at)| *idle_at)?;
         if idle_at <= Instant::now() {
             *open = None;
             return None;
@@ -311,10 +320,9 @@ impl Remote {
     async fn connection(&self, deadline: Instant) -> Result<Open, CallError> {
         let target = self.peer.target();
         {
-            let mut kept = self.open.lock().unwrap_or_else(PoisonError::into_inner);
+            let kept = self.open.lock().unwrap_or_else(PoisonError::into_inner);
             let good = |open: &Open| !open.link.is_closed() && open.target == target;
-            if let Some((open, used)) = kept.as_mut().filter(|(open, _)| good(open)) {
-                *used = Instant::now();
+            if let Some((open, _)) = kept.as_ref().filter(|(open, _)| good(open)) {
                 return Ok(open.clone());
             }
         }
@@ -341,7 +349,7 @@ impl Remote {
             Transport::Grpc | Transport::Unknown => self.introduce(&link).await?,
         };
         let open = Open { link, transport, target };
-        *self.open.lock().unwrap_or_else(PoisonError::into_inner) = Some((open.clone(), Instant::now()));
+        *self.open.lock().unwrap_or_else(PoisonError::into_inner) = Some((open.clone(), Instant::now() + UNUSED));
         Ok(open)
     }
 

@@ -52,7 +52,11 @@ impl Driver {
                 Err(error) => Err(CallError::local(error)),
                 Ok(()) => remote.call(Method::Pull, request, PULL_PATIENCE).await,
             };
-            Finished::Pulled(result.and_then(|answer| wire::pull_response(answer).map_err(CallError::transient)))
+            let result = result.and_then(|answer| wire::pull_response(answer).map_err(CallError::transient));
+            if result.as_ref().is_ok_and(|answer| !answer.rows.is_empty()) {
+                remote.touch();
+            }
+            Finished::Pulled(result)
         });
     }
 
