@@ -11,7 +11,10 @@ use crate::{
         PublishRequest, PublishResponse,
         publisher_server::{Publisher as Face, PublisherServer},
     },
-    store::{Change, push::NewEvent},
+    store::{
+        Change,
+        push::{NewEvent, What},
+    },
     types::Millis,
 };
 use serde::de::IgnoredAny;
@@ -45,17 +48,24 @@ impl Push {
     /// Stores an event; when this returns it is on disk. Returns its cursor;
     /// none: nobody would read it, and nothing was kept.
     async fn publish(&self, event: NewEvent, is_retry: bool) -> Result<Option<u64>, Error> {
-        let event_id = event.event_id.clone();
-        let pushed = self.0.store.submit(Change::from(event)).await?.pushed;
+        let pushed = self.0.store.submit(Change::from(event.clone())).await?.pushed;
         if pushed.is_empty() {
             return Ok(None);
         }
         self.0.metrics.push_published.inc();
-        match is_retry {
-            // The cursor of the first one, if it was published before; it may have left the window since.
-            true => Ok(self.0.store.push_cursor(&event_id).await?.or(Some(pushed.start))),
-            false => Ok(Some(pushed.start)),
+        let first = match is_retry {
+            true => self.0.store.push_event(&event.event_id, &event.users[0]).await?,
+            false => None,
+        };
+        // It may have left the window since.
+        let Some(first) = first else { return Ok(Some(pushed.start)) };
+        let same = matches!(&first.what, What::Event { kind, payload, .. } if *kind == event.kind && *payload == event.payload);
+        if !same || first.session != event.session {
+            return Err(Error::Conflict(
+                "event_id: another event was published to this user under this id; a retry is the same event".into(),
+            ));
         }
+        Ok(Some(first.cursor))
     }
 }
 

@@ -267,6 +267,11 @@ async fn the_same_event_id_is_published_once_however_often_and_from_wherever() {
     assert!(newer > many[0], "cursors go on after a restart: {newer} {}", many[0]);
     let mut feed = gateway.again(&node).await.subscribe("web", &feed.oldest).await.unwrap();
     assert_eq!((feed.number().await, feed.number().await), (1, 2));
+    // Another user is told of the same cause; another event is refused.
+    let to_bob = service.tell("bob", 1).await;
+    assert!(to_bob > newer && service.tell("bob", 1).await == to_bob);
+    let other = PublishRequest { kind: "other.kind".into(), ..numbered("alice", 1) };
+    assert_eq!(service.publish(other).await.unwrap_err().code(), Code::AlreadyExists);
     let unnamed = PublishRequest { event_id: String::new(), ..numbered("alice", 3) };
     let (one, two) = (service.publish(unnamed.clone()).await.unwrap(), service.publish(unnamed).await.unwrap());
     assert_ne!((one.event_id, one.cursor), (two.event_id, two.cursor));

@@ -31,8 +31,8 @@ CREATE TABLE push (
     payload    BLOB    NOT NULL,
     CHECK ((kind IS NULL) = (event_id IS NULL))
 ) STRICT;
--- The same event is kept once.
-CREATE UNIQUE INDEX push_event_id ON push (event_id);
+-- The same event is kept once for those it is for.
+CREATE UNIQUE INDEX push_event_id ON push (event_id, users);
 
 -- The user that a party with this token is bound to.
 ALTER TABLE token ADD COLUMN bound_user INTEGER;

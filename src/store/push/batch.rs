@@ -78,7 +78,7 @@ impl Batch {
                 "INSERT INTO push (cursor, users, total, stored_at, session, kind, event_id, request_id, trace_id,
                  payload) VALUES",
                 "(?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
-                "ON CONFLICT (event_id) DO NOTHING",
+                "ON CONFLICT (event_id, users) DO NOTHING",
             )
         });
         if self.rows.is_empty() {

@@ -17,7 +17,7 @@ pub struct NewEvent {
     pub session: String,
     pub kind: String,
     pub payload: Bytes,
-    /// An event whose id is in the log already is not stored again.
+    /// An event that is in the log under this id for the same users is not stored again.
     pub event_id: String,
     pub request_id: String,
     pub trace_id: String,

@@ -158,14 +158,18 @@ impl Store {
         Ok(found.is_some_and(|(last, users)| first(unbits(last), &users) <= cursor))
     }
 
-    /// The cursor of an event, for the last of its users.
-    pub async fn push_cursor(&self, event_id: &str) -> Result<Option<u64>, Error> {
-        let found: Option<i64> = sqlx::query_scalar("SELECT cursor FROM push WHERE event_id = $1")
-            .bind(event_id)
-            .fetch_optional(&self.readers)
-            .await
-            .map_err(error)?;
-        Ok(found.map(unbits))
+    /// The event under an id for one user alone.
+    pub async fn push_event(&self, event_id: &str, user: &str) -> Result<Option<Row>, Error> {
+        let found: Option<Columns> = sqlx::query_as(
+            "SELECT cursor, users, session, kind, event_id, request_id, trace_id, payload FROM push
+             WHERE event_id = $1 AND users = $2",
+        )
+        .bind(event_id)
+        .bind(user)
+        .fetch_optional(&self.readers)
+        .await
+        .map_err(error)?;
+        Ok(found.map(Row::from))
     }
 
     /// The last of the oldest rows that are not to be kept, at most
