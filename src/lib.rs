@@ -12,7 +12,7 @@
 //! 5. [`relay`]: the MPC router; [`chat`]: chats
 //! 7. [`admin`]: the operator's socket, metrics
 //! 8. [`node`]: the wiring; [`config`]
-//! 9. [`cli`]: the process; [`demo`]; [`bench`]; [`gateway`]
+//! 9. [`cli`]: the process; [`demo`]; [`bench`](mod@bench); [`gateway`]
 #![forbid(unsafe_code)]
 
 pub mod admin;
