@@ -206,7 +206,12 @@ impl Federation {
 
 impl Inner {
     fn own_id(&self) -> ServerId {
-        self.own.read().unwrap_or_else(PoisonError::into_inner).id.clone()
+        self.with_own_id(Clone::clone)
+    }
+
+    /// No rename falls between what is looked at meanwhile.
+    fn with_own_id<T>(&self, look: impl FnOnce(&ServerId) -> T) -> T {
+        look(&self.own.read().unwrap_or_else(PoisonError::into_inner).id)
     }
 
     fn former_ids(&self) -> Vec<ServerId> {

@@ -195,26 +195,24 @@ impl Remote {
     async fn known_id(&self, open: &Open) -> Result<(ServerId, RwLockReadGuard<'_, ()>), CallError> {
         loop {
             let under_way = self.under_way.read().await;
-            // In this order: a rename writes the rows before the id.
-            let own = self.inner.own_id();
-            if self.old_id(&own).is_none() {
+            if let (own, None) = self.ids() {
                 return Ok((own, under_way));
             }
             drop(under_way);
             let _alone = self.under_way.write().await;
-            if let Some(known_as) = self.old_id(&own) {
-                self.tell_new_id(open, known_as).await?;
+            if let (own, Some(known_as)) = self.ids() {
+                self.tell_new_id(open, &own, known_as).await?;
             }
         }
     }
 
-    /// The id by which the peer knows this node, if it is not `own`.
-    fn old_id(&self, own: &ServerId) -> Option<ServerId> {
-        self.peer.row().known_as.filter(|known_as| known_as != own)
+    /// The id of this node, and the one that the peer still knows it by.
+    fn ids(&self) -> (ServerId, Option<ServerId>) {
+        self.inner.with_own_id(|own| (own.clone(), self.peer.row().known_as))
     }
 
-    async fn tell_new_id(&self, open: &Open, known_as: ServerId) -> Result<(), CallError> {
-        let request = NotifyNewIdRequest { new_server_id: self.inner.own_id().to_string() };
+    async fn tell_new_id(&self, open: &Open, own: &ServerId, known_as: ServerId) -> Result<(), CallError> {
+        let request = NotifyNewIdRequest { new_server_id: own.to_string() };
         let told = self.send(open.clone(), Method::NotifyNewId, request.encode_to_vec().into(), known_as).await;
         match told {
             Ok(_) => {}

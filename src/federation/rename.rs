@@ -47,8 +47,10 @@ impl Federation {
 }
 
 impl Inner {
-    pub(super) fn set_own_id(&self, id: ServerId) {
+    /// `with`: what changes at the same moment for all who sign.
+    pub(super) fn set_own_id(&self, id: ServerId, with: impl FnOnce()) {
         let mut own = self.own.write().unwrap_or_else(PoisonError::into_inner);
+        with();
         let was = std::mem::replace(&mut own.id, id.clone());
         own.former.retain(|former| *former != id);
         own.former.push(was);

@@ -2,11 +2,14 @@
 //! out of order between two nodes.
 
 use crate::{
-    common::{TestNode, event, faulty::Faulty, faulty::Reply, federate, forwarder::Forwarder, large_event},
+    common::{TestNode, event, faulty::Faulty, faulty::Reply, federate, forwarder::Forwarder, large_event, quick},
     eventually,
 };
 use bytes::Bytes;
-use pillarbox::proto::{pillarbox::federation::v1::State, protocol::sync::v1::PullResponse};
+use pillarbox::{
+    config::Config,
+    proto::{pillarbox::federation::v1::State, protocol::sync::v1::PullResponse},
+};
 use std::time::Duration;
 use tonic::Code;
 
@@ -42,6 +45,26 @@ async fn a_queue_survives_the_restart_of_its_node() {
     a.start_again().await;
     a.send(&b.id, 50..60).await;
     assert_eq!(b.log(59).await, Vec::from_iter(0..60));
+    eventually!(a.is_drained(&b.id).await);
+}
+
+#[tokio::test]
+async fn a_node_that_takes_its_old_name_back_drains_what_waits() {
+    let impatient = |config: &mut Config| {
+        quick(config);
+        config.federation.push_retries = 0;
+    };
+    let (a, mut b) = (TestNode::start_with(impatient).await, TestNode::start_with(impatient).await);
+    federate(&a, &b).await;
+    b.stop().await;
+    a.send(&b.id, 0..5).await;
+    eventually!(a.is_queued(&b.id).await);
+    let other = a.id.to_string().replace("localhost", "127.0.0.1");
+    for name in [&other, a.id.as_str()] {
+        a.federation().rename(name.parse().unwrap()).await.unwrap();
+    }
+    b.start_again().await;
+    assert_eq!(b.log(4).await, Vec::from_iter(0..5));
     eventually!(a.is_drained(&b.id).await);
 }
 

@@ -111,17 +111,14 @@ impl Owner {
             told.push(row);
         }
         inner.store.submit(op).await?;
-        // The id last: whoever signs with it finds that the peer is to be told first.
         let mut peers = vec![];
         for row in told {
             self.rows.insert(row.id, row.clone());
-            if let Some(peer) = inner.registry.by_row(row.id) {
-                peer.set_row(row);
-                peers.push(peer);
-            }
+            peers.extend(inner.registry.by_row(row.id).map(|peer| (peer, row)));
         }
-        inner.set_own_id(new_id);
-        for peer in peers {
+        // Together: whoever signs with the new id finds that the peer is to be told first.
+        inner.set_own_id(new_id, || peers.iter().for_each(|(peer, row)| peer.set_row(row.clone())));
+        for (peer, _) in peers {
             let _ = peer.command(Command::RetryNow { push: false });
         }
         Ok(())
