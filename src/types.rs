@@ -4,10 +4,12 @@
 //! Parsed at the door, so that what is inside is known to be well formed.
 //! Never does I/O.
 
+mod cursor;
 pub mod size;
 mod user;
 pub mod uuid;
 
+pub use cursor::{Cursor, NoCursor};
 pub use user::{USER_NAME_MAX, UserId, check_user_name};
 
 use crate::error::Error;

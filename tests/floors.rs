@@ -42,7 +42,7 @@ const PURE: &[&str] = &[
     "client/backoff.rs",
     "client/seen.rs",
     "gateway/access.rs",
-    "gateway/cursor.rs",
+    "types/cursor.rs",
     "gateway/envelope.rs",
     "gateway/ring.rs",
     "gateway/words.rs",

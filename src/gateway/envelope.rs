@@ -3,8 +3,8 @@
 //!
 //! A payload is bytes and stays the same bytes: as JSON text where it is UTF-8.
 
-use super::cursor::Cursor;
 use crate::proto::galaxy::backend::push::v1::ClientEvent;
+use crate::types::Cursor;
 use base64::{Engine, engine::general_purpose::STANDARD};
 use serde::Serialize;
 

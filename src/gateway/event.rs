@@ -2,11 +2,14 @@
 //! client is to get it.
 
 use super::{
-    cursor::Cursor,
     envelope::{self, PURPOSE},
     ring::Kept,
 };
-use crate::{identity::node_key::NodeKey, proto::galaxy::backend::push::v1::ClientEvent, types::PublicKey};
+use crate::{
+    identity::node_key::NodeKey,
+    proto::galaxy::backend::push::v1::ClientEvent,
+    types::{Cursor, PublicKey},
+};
 use bytes::Bytes;
 use std::{fmt, sync::OnceLock};
 

@@ -3,10 +3,11 @@
 //! Its one task takes each event when the one before is handed on. Never waits
 //! for a client. Ends only when told, or when the backend refuses for good.
 
-use super::{cursor::Cursor, event::Event, hub::Hub, saved::Mark};
+use super::{event::Event, hub::Hub, saved::Mark};
 use crate::{
     client::{Error, Fed, Push},
     proto::galaxy::backend::push::v1::{PushEvent, push_event::Kind},
+    types::Cursor,
 };
 use std::{sync::Arc, time::Duration};
 use tokio::{sync::watch, time::sleep};

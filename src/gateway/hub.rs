@@ -4,14 +4,16 @@
 //! concerns. Never waits, never writes to a client, never asks the backend.
 
 use super::{
-    cursor::Cursor,
     event::Event,
     ring::{Kept, Resume, Ring},
     saved::Mark,
     seat::{Bounds, Seat},
     words::End,
 };
-use crate::{proto::galaxy::backend::push::v1::SessionInvalidation, types::Millis};
+use crate::{
+    proto::galaxy::backend::push::v1::SessionInvalidation,
+    types::{Cursor, Millis},
+};
 use std::{
     collections::{HashMap, VecDeque},
     sync::{Arc, Mutex, MutexGuard, PoisonError},

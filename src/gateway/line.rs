@@ -4,13 +4,12 @@
 //! Polled by whoever writes to the client; has no task of its own.
 
 use super::{
-    cursor::Cursor,
     event::Signer,
     hub::{Admitted, Place},
     ring::{Kept, Resume},
     words::{End, Ready, Said},
 };
-use crate::types::Millis;
+use crate::types::{Cursor, Millis};
 use std::{collections::VecDeque, fmt, sync::Arc, time::Duration};
 use tokio::time::{Instant, sleep_until};
 

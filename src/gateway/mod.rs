@@ -6,7 +6,6 @@
 //! says is signed out. Never keeps a token of a client, never imports `cli/`.
 
 mod access;
-mod cursor;
 mod envelope;
 mod event;
 mod feed;

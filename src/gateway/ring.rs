@@ -4,7 +4,7 @@
 //! Bounded by count and bytes; what is pushed out is remembered as the floor,
 //! so that a client is told when something it has not seen is gone.
 
-use super::cursor::Cursor;
+use crate::types::Cursor;
 use std::{collections::VecDeque, sync::Arc};
 
 /// What the ring asks of an event.

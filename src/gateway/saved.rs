@@ -4,8 +4,8 @@
 //! more often than [`PAUSE`] says: what a crash forgets is told again by the
 //! backend, and clients that resume are not told again.
 
-use super::cursor::Cursor;
 use crate::error::Error;
+use crate::types::Cursor;
 use serde::{Deserialize, Serialize};
 use std::{
     fs::{self, File},

@@ -3,7 +3,8 @@
 //! Filled by the hub, which never waits for it; emptied by the client's stream.
 //! Whoever does not keep up is ended, never waited for.
 
-use super::{cursor::Cursor, event::Event, hub::Who, ring::Kept, words::End};
+use super::{event::Event, hub::Who, ring::Kept, words::End};
+use crate::types::Cursor;
 use std::{
     collections::VecDeque,
     sync::{Arc, Mutex, MutexGuard, PoisonError},

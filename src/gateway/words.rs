@@ -2,7 +2,7 @@
 //!
 //! The words are documented in docs/gateway.md; a token is never among them.
 
-use super::cursor::Cursor;
+use crate::types::Cursor;
 use bytes::Bytes;
 use serde::Serialize;
 use serde_json::json;

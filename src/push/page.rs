@@ -3,8 +3,8 @@
 //! Few are read at a time, whatever the number of gateways: the readers of the
 //! database are there for others, too.
 
-use super::{Push, window};
-use crate::{error::Error, proto::galaxy::backend::push::v1 as proto, store::push::Row};
+use super::Push;
+use crate::{error::Error, proto::galaxy::backend::push::v1 as proto, store::push::Row, types::Cursor};
 use proto::push_event::Kind;
 use std::{
     collections::VecDeque,
@@ -155,7 +155,7 @@ fn event(row: &Row, user: &str, cursor: u64) -> proto::PushEvent {
             Kind::SessionInvalidation(proto::SessionInvalidation { device_session_id, user_id, reason: reason.clone() })
         }
     };
-    proto::PushEvent { kind: Some(kind), cursor: window::show(cursor) }
+    proto::PushEvent { kind: Some(kind), cursor: Cursor(cursor).to_string() }
 }
 
 #[cfg(test)]
@@ -173,7 +173,7 @@ mod tests {
         let mut place = Place::behind(Arc::new(Page { after, last: 22, rows }), cursor);
         let next = || {
             let (cursor, event) = place.event()?;
-            assert_eq!(event.cursor, window::show(cursor));
+            assert_eq!(event.cursor, Cursor(cursor).to_string());
             match event.kind? {
                 Kind::SessionInvalidation(told) => Some((cursor, told.user_id)),
                 Kind::ClientEvent(_) => None,

@@ -3,7 +3,7 @@
 //!
 //! Verifies who calls and what it says, and submits one row.
 
-use super::{Push, window};
+use super::Push;
 use crate::{
     error::Error,
     identity::{principal::Principal, tokens::Tokens, users::Users},
@@ -15,7 +15,7 @@ use crate::{
         Change,
         push::{NewEvent, What},
     },
-    types::Millis,
+    types::{Cursor, Millis},
 };
 use serde::de::IgnoredAny;
 use tonic::{Request, Response, Status};
@@ -127,7 +127,10 @@ impl Face for Publisher {
         self.users.acting(&caller, "user_id", &event.users[0]).await?;
         let event_id = event.event_id.clone();
         let cursor = self.push.publish(event, named).await?;
-        Ok(Response::new(PublishResponse { event_id, cursor: cursor.map_or_else(String::new, window::show) }))
+        Ok(Response::new(PublishResponse {
+            event_id,
+            cursor: cursor.map_or_else(String::new, |cursor| Cursor(cursor).to_string()),
+        }))
     }
 }
 

@@ -14,7 +14,7 @@ use crate::{
     error::Error,
     proto::galaxy::backend::push::v1::PushEvent,
     store::push::{Change as Row, Head},
-    types::Millis,
+    types::{Cursor, Millis},
 };
 use futures_util::stream;
 use std::sync::{Arc, atomic::Ordering::AcqRel};
@@ -94,7 +94,7 @@ impl Push {
 }
 
 fn fell_out(cursor: u64) -> Error {
-    let cursor = window::show(cursor);
+    let cursor = Cursor(cursor);
     Error::OutOfRange(format!(
         "cursor: events after {cursor} are no longer kept (push.window_events, push.window_age); \
          subscribe again, and take every client's session for ended"

@@ -4,7 +4,7 @@
 //! Verifies who calls, calls the handle, maps the answer. Never touches the
 //! store.
 
-use super::{Push, reader::Opened, window};
+use super::{Push, reader::Opened};
 use crate::{
     error::Error,
     identity::{
@@ -15,6 +15,7 @@ use crate::{
         GatewaySubscribeRequest, PushEvent,
         push_server::{Push as Face, PushServer},
     },
+    types::Cursor,
 };
 use tonic::{Request, Response, Status, metadata::MetadataValue};
 
@@ -66,7 +67,7 @@ impl Face for Service {
         let live = reader.live();
         let end = async move { live.ended().await.into() };
         let mut response = Response::new(self.tokens.until_lapse_or(&metadata, reader.into_stream(), end));
-        let oldest = window::show(oldest).parse().map_err(Error::internal)?;
+        let oldest = Cursor(oldest).to_string().parse().map_err(Error::internal)?;
         response.metadata_mut().insert("x-oldest-cursor", oldest);
         if let Some(reset) = reset {
             response.metadata_mut().insert("x-cursor-reset", MetadataValue::from_static(reset.as_str()));

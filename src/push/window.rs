@@ -3,11 +3,9 @@
 //!
 //! Pure: what the rows say and the time come in as arguments.
 
-use crate::types::Millis;
+use crate::types::{Cursor, Millis};
 use std::time::Duration;
 
-/// Digits of a cursor on the wire.
-const DIGITS: usize = 20;
 /// That a gateway is there is noted so many times in a window.
 const NOTES: u32 = 8;
 
@@ -40,15 +38,8 @@ impl Reset {
     }
 }
 
-/// As it stands on the wire.
-pub fn show(cursor: u64) -> String {
-    format!("{cursor:0DIGITS$}")
-}
-
-/// `None`: no cursor at all.
-pub fn read(text: &str) -> Option<u64> {
-    let digits = text.len() == DIGITS && text.bytes().all(|byte| byte.is_ascii_digit());
-    text.parse().ok().filter(|_| digits)
+fn read(text: &str) -> Option<u64> {
+    text.parse().ok().map(|Cursor(cursor)| cursor)
 }
 
 /// The cursor that must be looked for in the log before [`start`] can tell.

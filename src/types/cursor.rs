@@ -1,6 +1,6 @@
-//! Where an event stands in the backend's log. Pure.
+//! A place in a push log, as it stands on the wire: twenty digits that only grow.
 //!
-//! Twenty digits that only grow; clients get it as the event's id.
+//! Pure. The node gives them, a gateway hands them on as the events' ids.
 
 use std::{fmt, str::FromStr};
 
@@ -39,9 +39,17 @@ mod tests {
             let text = Cursor(number).to_string();
             assert_eq!((text.len(), text.parse()), (20, Ok(Cursor(number))));
         }
-        for bad in
-            ["", "7", "0000000000000000007", "000000000000000000007", "+0000000000000000007", "99999999999999999999"]
-        {
+        for bad in [
+            "",
+            "7",
+            "0000000000000000007",
+            "000000000000000000007",
+            "+0000000000000000007",
+            "99999999999999999999",
+            "0000000000000000000x",
+            " 000000000000000007 ",
+            "٠٠٠٠٠٠٠٠٠٠",
+        ] {
             assert_eq!(bad.parse::<Cursor>(), Err(NoCursor), "{bad}");
         }
         assert!(Cursor(9) < Cursor(10));
