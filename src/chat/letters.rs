@@ -188,7 +188,7 @@ impl super::topic::Topic {
 
 /// A message as it came. What is no message at all has no id.
 pub fn message_of(said: Said) -> Message {
-    let Said { id, author, sent_at, client_id, head, content, signature } = said;
+    let Said { id, author, sent_at, client_id, head, content, signature, since } = said;
     Message {
         id: Uuid::from_slice(&id),
         author,
@@ -197,6 +197,7 @@ pub fn message_of(said: Said) -> Message {
         head,
         content,
         signature: Some(signature),
+        since,
     }
 }
 

@@ -13,6 +13,7 @@ mod found;
 mod keeper;
 mod letters;
 mod news;
+mod proof;
 mod reader;
 mod room;
 mod service;
@@ -53,7 +54,7 @@ use tokio::{
     time::Instant,
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
-use topic::{Head, Saved, Topic};
+use topic::{Head, Saved, Tellings, Topic};
 
 /// Chats kept in memory while nobody uses them.
 const HOT_MAX: usize = 8_192;
@@ -177,6 +178,7 @@ impl Chat {
             links: row.links.clone(),
             waiting: row.waiting,
             lost: row.lost,
+            told: Tellings { last: row.told.0, away: row.told.1 },
         };
         let topic = Topic::new(saved, row.number, self.0.run);
         let mut rooms = self.rooms();
@@ -191,7 +193,7 @@ impl Chat {
     async fn places(&self, room: &Room, ids: &[Uuid]) -> Result<HashMap<Uuid, Place>, Error> {
         let mut places = self.0.store.chat_places(ids).await?;
         places.retain(|_, place| match place {
-            Place::Logged(topic, _) | Place::Waiting(topic, _) | Place::GivenUp(topic, _) => *topic == room.number,
+            Place::Logged(topic, _) | Place::Waiting(topic, ..) | Place::GivenUp(topic, ..) => *topic == room.number,
         });
         Ok(places)
     }

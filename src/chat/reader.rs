@@ -1,13 +1,11 @@
 //! Reading a chat: its history in pages, and streams that follow it.
 //!
-//! A stream holds a cursor: woken, it reads what is behind it. Those that are
-//! up to date share one page, read once. Nothing waits in memory for a slow
+//! A stream follows the order of telling (`topic/telling.rs`) and holds a cursor in
+//! it: woken, it reads what is behind it. Those that are up to date share one page,
+//! read once. Nothing waits in memory for a slow
 //! client but the page it is at.
 
-use super::{
-    Chat, content,
-    room::{Room, Told},
-};
+use super::{Chat, content, room::Room};
 use crate::{
     error::Error,
     net::{
@@ -15,7 +13,7 @@ use crate::{
         unread::pages,
     },
     proto::chat::Message as Shown,
-    store::chat::{Entry, Place},
+    store::chat::{Message, Place},
     types::uuid::Uuid,
 };
 use std::{
@@ -37,11 +35,11 @@ const HISTORY_MAX: usize = HISTORY_BYTES / 64;
 /// A stream that is behind by fewer is not slow.
 const BEHIND_MAX: u64 = 256;
 
-/// A run of the log, as callers see it.
+/// A run of tellings, as callers see them.
 pub struct Page {
     after: u64,
     last: u64,
-    /// Revision, author, and the message; none where it was refused.
+    /// Telling, author, and the message.
     rows: Vec<(u64, u32, Option<Shown>)>,
 }
 
@@ -69,9 +67,8 @@ pub struct Reader {
     room: Arc<Room>,
     /// Whose own messages are left out.
     own: Option<u32>,
-    told: watch::Receiver<Told>,
-    /// Cuts of the log that it has heard of.
-    cuts: u64,
+    told: watch::Receiver<u64>,
+    /// The telling it was told last.
     cursor: u64,
     page: Option<(Arc<Page>, usize)>,
     /// It was up to date once.
@@ -96,6 +93,17 @@ impl Chat {
         }
     }
 
+    /// The telling behind which a reader goes on that has seen a message.
+    /// `NotFound`: it is none of the chat; `Unavailable`: it is not known yet.
+    async fn telling_after(&self, room: &Room, id: &str) -> Result<u64, Error> {
+        let unknown = || Error::NotFound(format!("metadata x-after-id: the chat has no message {id:?}"));
+        let parsed: Uuid = id.parse().map_err(|_| unknown())?;
+        let told = self.0.store.chat_told_of(parsed).await?.filter(|(topic, _)| *topic == room.number);
+        let (_, told) = told.ok_or_else(unknown)?;
+        let waits = || Error::unavailable("metadata x-after-id: the message waits for its place; try again");
+        Ok(told.ok_or_else(waits)?.resume)
+    }
+
     /// The newest messages, oldest first, as many as one answer holds, and
     /// whether there are older ones. `before`: those before this message.
     pub(super) async fn history(
@@ -112,7 +120,7 @@ impl Chat {
         let (entries, cut) = self.0.store.chat_entries_before(room.number, before, limit + 1, HISTORY_BYTES).await?;
         let (mut shown, mut bytes, mut more) = (Vec::new(), 0, cut);
         for entry in &entries {
-            let Some(message) = self.shown(room, entry) else { continue };
+            let Some(message) = self.shown(room, &entry.message) else { continue };
             // What stands around it in the answer.
             bytes += prost::Message::encoded_len(&message) + 8;
             if shown.len() == limit || (bytes > HISTORY_BYTES && !shown.is_empty()) {
@@ -125,8 +133,7 @@ impl Chat {
         Ok((shown, more))
     }
 
-    pub(super) fn shown(&self, room: &Room, entry: &Entry) -> Option<Shown> {
-        let message = &entry.message;
+    pub(super) fn shown(&self, room: &Room, message: &Message) -> Option<Shown> {
         let (subject, text) = content::to_text(&message.head, &message.content);
         Some(Shown {
             id: message.id?.to_string(),
@@ -139,15 +146,15 @@ impl Chat {
         })
     }
 
-    /// The log behind a place: what was read for others, if it goes on there.
+    /// What is told behind a telling: what was read for others, if it goes on there.
     async fn page(&self, room: &Room, after: u64) -> Result<Arc<Page>, Error> {
         let mut shared = room.page.lock().await;
         if let Some(page) = shared.as_ref().filter(|page| page.after <= after && after < page.last) {
             return Ok(page.clone());
         }
-        let entries = self.0.store.chat_entries(room.number, after, PAGE, PAGE_BYTES).await?;
-        let last = entries.last().map_or(after, |entry| entry.revision);
-        let rows = entries.iter().map(|entry| (entry.revision, entry.message.author, self.shown(room, entry)));
+        let tellings = self.0.store.chat_tellings(room.number, after, PAGE, PAGE_BYTES).await?;
+        let last = tellings.last().map_or(after, |(told, _)| *told);
+        let rows = tellings.iter().map(|(told, message)| (*told, message.author, self.shown(room, message)));
         let page = Arc::new(Page { after, last, rows: rows.collect() });
         // Who reads old messages reads them alone.
         if shared.as_ref().is_none_or(|shared| shared.last <= last) {
@@ -166,15 +173,14 @@ impl Chat {
         ending: Arc<Ending>,
     ) -> Result<Reader, Error> {
         let told = room.told.subscribe();
-        let Told { revision, cuts } = *told.borrow();
         let cursor = match after {
-            Some(id) => self.revision_of(&room, "metadata x-after-id", id).await?,
-            None => revision,
+            Some(id) => self.telling_after(&room, id).await?,
+            None => room.topic().told().end(),
         };
         let chat = self.clone();
         let unread = self.0.unread.of(user);
         let (page, current, behind_since) = (None, false, None);
-        Ok(Reader { chat, room, own, told, cuts, cursor, page, current, unread, behind_since, ending })
+        Ok(Reader { chat, room, own, told, cursor, page, current, unread, behind_since, ending })
     }
 
     /// How long a stream may be left unread.
@@ -211,12 +217,7 @@ impl Reader {
             if let Some(why) = self.ending.take() {
                 return Err(why);
             }
-            let Told { revision: head, cuts } = *self.told.borrow_and_update();
-            if cuts != self.cuts {
-                // What comes in the place of what was cut off is read, though some of it was seen.
-                (self.cuts, self.page) = (cuts, None);
-                self.cursor = self.cursor.min(head);
-            }
+            let head = *self.told.borrow_and_update();
             if let Some(message) = self.next_of_page(head)? {
                 return Ok(message);
             }
@@ -224,7 +225,7 @@ impl Reader {
             if self.cursor < head {
                 let page = self.chat.page(&self.room, self.cursor).await?;
                 if page.last > self.cursor {
-                    let at = page.rows.partition_point(|(revision, ..)| *revision <= self.cursor);
+                    let at = page.rows.partition_point(|(told, ..)| *told <= self.cursor);
                     self.page = Some((page, at));
                     continue;
                 }
@@ -237,9 +238,9 @@ impl Reader {
     /// The next of the page that is for this client.
     fn next_of_page(&mut self, head: u64) -> Result<Option<Shown>, Error> {
         let Some((page, at)) = &mut self.page else { return Ok(None) };
-        while let Some((revision, author, message)) = page.rows.get(*at) {
+        while let Some((told, author, message)) = page.rows.get(*at) {
             *at += 1;
-            self.cursor = *revision;
+            self.cursor = *told;
             if let Some(message) = message
                 && Some(*author) != self.own
             {

@@ -32,18 +32,10 @@ pub struct Room {
     work: Mutex<Work>,
     /// Whether the chat's home is sure of its log may have changed.
     pub is_sure: Notify,
-    /// How far the log is; wakes the readers.
-    pub told: watch::Sender<Told>,
+    /// The last telling; wakes the readers.
+    pub told: watch::Sender<u64>,
     /// What was read last for the readers.
     pub page: tokio::sync::Mutex<Option<Arc<Page>>>,
-}
-
-/// What readers are told of a log, a moment after its rows are there.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Told {
-    pub revision: u64,
-    /// How often the log was cut back.
-    pub cuts: u64,
 }
 
 #[derive(Default)]
@@ -81,7 +73,7 @@ impl Room {
             number: row.number,
             chat: row.chat,
             members: row.members,
-            told: watch::Sender::new(Told { revision: topic.head().revision, cuts: 0 }),
+            told: watch::Sender::new(topic.told().last),
             topic: Mutex::new(topic),
             is_sure: Notify::new(),
             work: Mutex::default(),

@@ -8,8 +8,9 @@ use super::{
     Chat,
     letters::{changes_of, message_of},
     news,
+    proof::Doubt,
     room::{Batch, Job, Room, Say},
-    topic::{Head, Known, Mark, PURPOSE, Said, Step, message_id},
+    topic::{Growth, Head, Known, Mark, Step, message_id},
 };
 use crate::{
     error::Error,
@@ -18,7 +19,7 @@ use crate::{
         Change, Op,
         chat::{Change as Row, Entry, Message, Place, Post},
     },
-    types::{Millis, PeerId, signed_bytes, uuid::Uuid},
+    types::{Millis, PeerId, uuid::Uuid},
 };
 use bytes::Bytes;
 use std::{
@@ -38,14 +39,6 @@ pub struct Words {
     pub content: Bytes,
 }
 
-/// Why a message of another node is not taken as it is.
-enum Doubt {
-    /// Its author's node never signed it.
-    Forged,
-    /// The key of its author's node is not known yet.
-    NoKey,
-}
-
 impl Chat {
     /// Says something in a chat; on disk when this returns. What was said under
     /// the same client id before is not said again.
@@ -61,7 +54,7 @@ impl Chat {
         let user = room.member(author).ok_or_else(|| Error::internal("an author who is no member"))?;
         let id = message_id(room.chat, &user.qualified, &client_id);
         let message =
-            Message { id: Some(id), author, sent_at: Millis::now(), client_id, head, content, signature: None };
+            Message { id: Some(id), author, sent_at: Millis::now(), client_id, head, content, ..Message::refused() };
         self.be_sure(room).await?;
         let (reply, answer) = oneshot::channel();
         self.add(room, Job::Say(Say { message, fresh, reply }))?;
@@ -130,7 +123,7 @@ impl Chat {
         match home {
             None => {
                 let known = known(&places);
-                let entries = room.topic().number(messages, &known);
+                let entries = room.topic().number(None, messages, &known);
                 self.append(room, entries, vec![], None).await?;
             }
             Some(home) => self.wait(room, home, messages, &places).await?,
@@ -181,15 +174,21 @@ impl Chat {
         cleared: Vec<(i64, bool)>,
         from: Option<PeerId>,
     ) -> Result<(), Error> {
-        let Some(last) = entries.last() else { return Ok(()) };
-        let head = Head { revision: last.revision, seq: last.seq, chain: last.chain };
+        let Some(growth) = Growth::of(&entries) else { return Ok(()) };
         let bytes = entries.iter().map(|entry| entry.message.size() as u64).sum();
         let told = self.told_of(room, &entries);
         // Those that were given up count no longer.
         let counted: Vec<i64> = cleared.iter().filter(|(_, waited)| *waited).map(|(place, _)| *place).collect();
         let cleared = cleared.into_iter().map(|(place, _)| place).collect();
+        let (behind, overtaken) = {
+            let topic = room.topic();
+            (topic.head().revision, topic.overtaken_by(from))
+        };
         let mut op = Op::from(Row::Append { topic: room.number, entries, cleared });
         op.changes.extend(told);
+        for peer in &overtaken {
+            op.push(Change::Chat(Row::Behind { topic: room.number, peer: *peer, behind: Some(behind) }));
+        }
         if let Some(peer) = from {
             op.push(Change::Chat(Row::Used { peer, bytes }));
         }
@@ -201,8 +200,13 @@ impl Chat {
         if let Some(peer) = from {
             self.counts().use_bytes(peer, bytes);
         }
-        room.topic().grown(head, &counted);
-        room.told.send_modify(|told| told.revision = head.revision);
+        let told = {
+            let mut topic = room.topic();
+            topic.overtook(&overtaken, behind);
+            topic.grown(growth, &counted);
+            topic.told().last
+        };
+        room.told.send_replace(told);
         Ok(())
     }
 
@@ -211,9 +215,10 @@ impl Chat {
         if !self.0.store.push_wanted() {
             return vec![];
         }
-        let now = Millis::now();
-        let told = |entry: &Entry| news::of(room, entry, &self.shown(room, entry)?, now);
-        entries.iter().filter_map(told).collect()
+        let (now, last) = (Millis::now(), room.topic().told().last);
+        let told = |entry: &Entry| news::of(room, entry, &self.shown(room, &entry.message)?, now);
+        // What has its place again was told when it had it first.
+        entries.iter().filter(|entry| entry.told.at > last).filter_map(told).collect()
     }
 
     async fn give_up(&self, room: &Arc<Room>, places: Vec<i64>) -> Result<(), Error> {
@@ -238,14 +243,20 @@ impl Chat {
                 let theirs = mark(&place);
                 let mine = self.chain_at(room, theirs.revision).await?;
                 let was_lost = room.topic().is_lost();
-                {
+                let cleared = {
                     let mut topic = room.topic();
                     topic.heard(from, theirs, mine, now);
                     match home {
-                        Some(home) if home == from => topic.asked(from, place.asks),
+                        Some(home) if home == from => {
+                            topic.asked(from, place.asks);
+                            false
+                        }
                         None if mine == Some(theirs.chain) && !place.waits => topic.has_all_of(from, place.asks),
-                        _ => {}
+                        _ => false,
                     }
+                };
+                if cleared {
+                    self.is_not_behind(room, from).await?;
                 }
                 if was_lost && !room.topic().is_lost() {
                     self.0.store.submit(Change::Chat(Row::Found { topic: room.number })).await?;
@@ -261,6 +272,12 @@ impl Chat {
             Kind::Posts(posts) if home.is_none() => self.posts(room, from, posts).await,
             _ => self.refuse(room, from, "it is not the home of the chat, or takes this node for it"),
         }
+    }
+
+    /// All that a peer had is in the log.
+    async fn is_not_behind(&self, room: &Room, peer: PeerId) -> Result<(), Error> {
+        let row = Row::Behind { topic: room.number, peer, behind: None };
+        self.0.store.submit(Change::Chat(row)).await.map(drop)
     }
 
     fn refuse(&self, room: &Room, from: PeerId, why: &str) -> Result<(), Error> {
@@ -289,7 +306,7 @@ impl Chat {
             room.topic().ask(now);
             return Ok(());
         }
-        let (moved, seq, chain) = self.0.store.chat_behind(room.number, common).await?;
+        let (moved, told, seq, chain) = self.0.store.chat_behind(room.number, common).await?;
         let first_place = room.topic().place_before(moved);
         let row = Row::CutBack { topic: room.number, revision: common, first_place, stored_at: now };
         self.0.store.submit(Change::Chat(row)).await?;
@@ -297,9 +314,7 @@ impl Chat {
             chat = %room.chat, from = head.revision, to = common, messages = moved,
             "the home of a chat has another history; what it does not know is given to it again"
         );
-        *room.page.lock().await = None;
-        room.topic().cut(Head { revision: common, seq, chain }, first_place, moved, now);
-        room.told.send_modify(|told| (told.revision, told.cuts) = (common, told.cuts + 1));
+        room.topic().cut(Head { revision: common, seq, chain }, first_place, moved, told, now);
         Ok(())
     }
 
@@ -339,12 +354,17 @@ impl Chat {
                 }
             }
         }
-        let known = known(&places);
+        let mut known = known(&places);
+        let behind = room.topic().looks_behind(judged.iter().map(|(message, _)| message));
+        for revision in behind {
+            let first = self.0.store.chat_told_behind(room.number, revision).await?;
+            known.behind.extend(first.map(|first| (revision, first)));
+        }
         let (entries, cleared) = room.topic().follow(judged, &known);
         let given_up: HashSet<i64> = places
             .values()
             .filter_map(|place| match place {
-                Place::GivenUp(_, at) => Some(*at),
+                Place::GivenUp(_, at, _) => Some(*at),
                 _ => None,
             })
             .collect();
@@ -385,10 +405,10 @@ impl Chat {
             }
         }
         let known = known(&places);
-        let entries = room.topic().number(proven, &known);
+        let entries = room.topic().number(Some(from), proven, &known);
         self.append(room, entries, vec![], Some(from)).await?;
-        if all {
-            room.topic().has_all_of(from, posts.asks);
+        if all && room.topic().has_all_of(from, posts.asks) {
+            self.is_not_behind(room, from).await?;
         }
         Ok(())
     }
@@ -411,61 +431,6 @@ impl Chat {
         messages.truncate(count);
         Ok(count < all)
     }
-
-    /// The message, if its author's node signed it.
-    async fn prove(&self, room: &Room, message: Message) -> Result<Message, (Message, Doubt)> {
-        let Some(member) = room.member(message.author) else { return Err((message, Doubt::Forged)) };
-        let id = message_id(room.chat, &member.qualified, &message.client_id);
-        if message.id != Some(id) || !super::letters::is_sized(&message) {
-            return Err((message, Doubt::Forged));
-        }
-        let key = match member.peer {
-            PeerId::SELF => Some(self.0.key.public()),
-            peer => self.key_of(peer).await,
-        };
-        let Some(key) = key else { return Err((message, Doubt::NoKey)) };
-        let said = said(room, &member.qualified, &message, id);
-        let framed = signed_bytes(PURPOSE, &said.to_sign());
-        let good = message.signature.as_ref().is_some_and(|signature| key.verify(&framed, signature));
-        match good {
-            // This node signs its own again when it is asked.
-            true if member.peer == PeerId::SELF => Ok(Message { signature: None, ..message }),
-            true => Ok(message),
-            false => Err((message, Doubt::Forged)),
-        }
-    }
-
-    async fn key_of(&self, peer: PeerId) -> Option<crate::types::PublicKey> {
-        let federation = self.federation().ok()?;
-        if let Some(key) = federation.key_of(peer) {
-            return Some(key);
-        }
-        let server = federation.server_of(peer)?;
-        federation.letter_peer(&server, crate::federation::Speaks::Chat).await.ok()?;
-        federation.key_of(peer)
-    }
-
-    /// The signature that goes with a message: its author's node's.
-    pub(super) fn signature(&self, room: &Room, message: &Message) -> Bytes {
-        if let Some(signature) = &message.signature {
-            return signature.clone();
-        }
-        let (Some(member), Some(id)) = (room.member(message.author), message.id) else { return Bytes::new() };
-        let said = said(room, &member.qualified, message, id);
-        Bytes::copy_from_slice(&self.0.key.sign(PURPOSE, &said.to_sign()))
-    }
-}
-
-fn said<'a>(room: &Room, user: &'a str, message: &'a Message, id: Uuid) -> Said<'a> {
-    Said {
-        chat: room.chat,
-        id,
-        user,
-        client_id: &message.client_id,
-        sent_at: message.sent_at.0,
-        head: &message.head,
-        content: &message.content,
-    }
 }
 
 pub(super) fn mark(place: &WirePlace) -> Mark {
@@ -477,7 +442,10 @@ fn known(places: &HashMap<Uuid, Place>) -> Known {
     for (id, place) in places {
         match place {
             Place::Logged(..) => _ = known.logged.insert(*id),
-            Place::Waiting(_, at) | Place::GivenUp(_, at) => _ = known.waiting.insert(*id, *at),
+            Place::Waiting(_, at, told) | Place::GivenUp(_, at, told) => {
+                known.waiting.insert(*id, *at);
+                known.told.extend(told.map(|told| (*id, told)));
+            }
         }
     }
     known

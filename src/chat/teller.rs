@@ -377,6 +377,7 @@ impl Chat {
             head: message.head.clone(),
             content: message.content.clone(),
             signature: self.signature(room, message),
+            since: message.since,
         }
     }
 }

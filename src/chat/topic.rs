@@ -9,11 +9,13 @@
 mod home;
 mod ids;
 mod replica;
+mod telling;
 
 pub use ids::{Founding, PURPOSE, Said, chained, found, members_key, message_id, server_of};
+pub use telling::{Growth, Tellings, cut_to};
 
 use crate::{
-    store::chat::{Entry, Message},
+    store::chat::{Entry, LinkRow, Message, Told},
     types::{Millis, PeerId, uuid::Uuid},
 };
 use home::Home;
@@ -70,11 +72,14 @@ pub enum Step {
     Ask,
 }
 
-/// What the rows say about ids: those in the log, and where posts wait.
+/// What the rows say about ids: those in the log, where posts wait, and which of
+/// these were told before. Also what was told first behind some revisions.
 #[derive(Debug, Clone, Default)]
 pub struct Known {
     pub logged: HashSet<Uuid>,
     pub waiting: HashMap<Uuid, i64>,
+    pub told: HashMap<Uuid, Told>,
+    pub behind: HashMap<u64, u64>,
 }
 
 /// One peer that has a part in the chat.
@@ -85,6 +90,9 @@ struct Link {
     told: u64,
     head_due: bool,
     outline_due: Option<Mark>,
+    /// At home: words of others stand behind this revision that what comes from it
+    /// may have been told before.
+    behind: Option<u64>,
     /// At a replica: what home asked with last.
     asked: u64,
 }
@@ -101,16 +109,18 @@ pub struct Saved {
     pub head: Head,
     /// `None`: it is here.
     pub home: Option<PeerId>,
-    /// The peers to talk to, and whether each knows the chat.
-    pub links: Vec<(PeerId, bool)>,
+    /// The peers to talk to.
+    pub links: Vec<LinkRow>,
     /// Posts that wait: how many, the first place and the one behind the last.
     pub waiting: (usize, i64, i64),
     pub lost: bool,
+    pub told: Tellings,
 }
 
 #[derive(Debug, Clone)]
 pub struct Topic {
     head: Head,
+    told: Tellings,
     role: Role,
     links: BTreeMap<PeerId, Link>,
     /// Spreads retries.
@@ -120,15 +130,16 @@ pub struct Topic {
 impl Topic {
     /// `run`: another number each time the node starts, not 0.
     pub fn new(saved: Saved, seed: u64, run: u64) -> Self {
-        let Saved { head, home, links, waiting: (count, first, next), lost } = saved;
+        let Saved { head, home, links, waiting: (count, first, next), lost, told } = saved;
         let role = match home {
-            None => Role::Home(Home::new(run, links.iter().map(|(peer, _)| *peer))),
+            None => Role::Home(Home::new(run, links.iter().map(|link| link.peer))),
             Some(home) => Role::Replica(Replica::new(home, Waiting { count, first, next }, lost)),
         };
         // What was sent before is not known any more: heads are compared after every start.
-        let link = |introduced| Link { introduced, told: head.revision, head_due: false, outline_due: None, asked: 0 };
-        let links = links.into_iter().map(|(peer, introduced)| (peer, link(introduced))).collect();
-        Self { head, role, links, seed }
+        let link = |LinkRow { peer, introduced, behind }| {
+            (peer, Link { introduced, told: head.revision, head_due: false, outline_due: None, behind, asked: 0 })
+        };
+        Self { head, told, role, links: links.into_iter().map(link).collect(), seed }
     }
 
     pub fn head(&self) -> Head {
@@ -177,16 +188,22 @@ impl Topic {
 
     // ----- at home
 
-    /// Numbers posts behind the head, those that are new.
-    pub fn number(&self, posts: impl IntoIterator<Item = Message>, known: &Known) -> Vec<Entry> {
-        let (mut head, mut seen) = (self.head, HashSet::new());
+    /// Numbers posts behind the head, those that are new. `from`: whose they are, if
+    /// not this node's.
+    pub fn number(&self, from: Option<PeerId>, posts: impl IntoIterator<Item = Message>, known: &Known) -> Vec<Entry> {
+        let (mut head, mut told, mut seen) = (self.head, self.told, HashSet::new());
         let mut entries = Vec::new();
         for message in posts {
             let Some(id) = message.id else { continue };
             if known.logged.contains(&id) || !seen.insert(id) {
                 continue;
             }
-            entries.push(follow(&mut head, message));
+            let since = self.seen_to(from, &message, head.revision + 1);
+            let mut entry = follow(&mut head, Message { since, ..message });
+            // Home tells in the order of its log.
+            let first = since.map(|since| since + 1).filter(|first| *first < entry.revision);
+            entry.told = told.next(entry.revision, first);
+            entries.push(entry);
         }
         entries
     }
@@ -258,13 +275,17 @@ impl Topic {
     /// The changes as they follow the head. One that is refused keeps its place,
     /// empty. Also the places of posts that waited for this.
     pub fn follow(&self, changes: Vec<(Message, bool)>, known: &Known) -> (Vec<Entry>, Vec<i64>) {
-        let (mut head, mut seen) = (self.head, HashSet::new());
+        let (mut head, mut told, mut seen) = (self.head, self.told, HashSet::new());
         let (mut entries, mut cleared) = (Vec::new(), Vec::new());
         for (message, genuine) in changes {
             let fresh = message.id.is_some_and(|id| !known.logged.contains(&id) && seen.insert(id));
             if genuine && fresh {
                 cleared.extend(message.id.and_then(|id| known.waiting.get(&id)));
-                entries.push(follow(&mut head, message));
+                let before = message.id.and_then(|id| known.told.get(&id)).copied();
+                let mut entry = follow(&mut head, message);
+                let first = entry.message.since.and_then(|since| self.told_behind(since, &entries, known));
+                entry.told = before.unwrap_or_else(|| told.next(entry.revision, first));
+                entries.push(entry);
             } else {
                 // The chain is home's: what is refused here has its place there.
                 entries.push(Entry { message: Message::refused(), ..follow(&mut head, message) });
@@ -305,8 +326,10 @@ impl Topic {
 
     // ----- after the rows were changed
 
-    /// The log has grown to `head`; `cleared`: places of posts that are in it now.
-    pub fn grown(&mut self, head: Head, cleared: &[i64]) {
+    /// The log has grown; `cleared`: places of posts that are in it now.
+    pub fn grown(&mut self, growth: Growth, cleared: &[i64]) {
+        let Growth { head, told } = growth;
+        self.told.last = self.told.last.max(told);
         self.head = head;
         let Some(replica) = self.replica_mut() else { return };
         replica.lost = false;
@@ -314,6 +337,13 @@ impl Topic {
         replica.clear(cleared);
         if replica.home_at <= head.revision {
             (replica.ask_at, replica.asked) = (None, None);
+        }
+        self.nothing_is_away();
+    }
+
+    fn nothing_is_away(&mut self) {
+        if self.waiting() == 0 {
+            self.told.away = None;
         }
     }
 
@@ -326,9 +356,10 @@ impl Topic {
     }
 
     /// The log was cut back to `head`, and `moved` of what was behind it waits
-    /// from place `first` on, before all other posts.
-    pub fn cut(&mut self, head: Head, first: i64, moved: usize, now: Millis) {
+    /// from place `first` on, before all other posts; `told`: their first telling.
+    pub fn cut(&mut self, head: Head, first: i64, moved: usize, told: Option<u64>, now: Millis) {
         self.head = head;
+        self.told.away = [self.told.away, told].into_iter().flatten().min();
         let seed = self.seed;
         let Some(replica) = self.replica_mut() else { return };
         replica.waiting.count += moved;
@@ -348,6 +379,7 @@ impl Topic {
             replica.lost |= !places.is_empty();
             replica.ask(now, seed);
         }
+        self.nothing_is_away();
     }
 
     // ----- what is to be sent
@@ -455,7 +487,7 @@ fn follow(head: &mut Head, message: Message) -> Entry {
     head.revision += 1;
     head.seq += u64::from(message.id.is_some());
     head.chain = chained(head.chain, message.id);
-    Entry { revision: head.revision, seq: head.seq, chain: head.chain, message }
+    Entry { revision: head.revision, seq: head.seq, chain: head.chain, told: Told::at(head.revision), message }
 }
 
 #[cfg(test)]

@@ -4,7 +4,7 @@
 use crate::{
     common::{TestNode, faulty::Faulty, federate, forwarder::Forwarder, quick},
     eventually,
-    talker::Talker,
+    talker::{Line, Talker},
 };
 use bytes::Bytes;
 use pillarbox::{
@@ -14,7 +14,7 @@ use pillarbox::{
     proto::pillarbox::chat::v1::{Letter, Message as Said, Note, Place, Posts, note::Kind},
     store::{
         Op, Store,
-        chat::{Change as Row, Entry, Message},
+        chat::{Change as Row, Entry, Message, Told},
     },
     types::{Millis, ServerId, uuid::Uuid},
 };
@@ -223,6 +223,52 @@ async fn a_home_that_comes_from_a_backup_is_told_what_it_forgot() {
     two.agree_on(27).await;
 }
 
+/// The words of a line, until one of them is `last`.
+async fn until(line: &mut Line, last: &str) -> Vec<String> {
+    let mut texts = vec![];
+    while texts.last().is_none_or(|text| text != last) {
+        texts.push(line.text().await);
+    }
+    texts
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_resumes_after_a_word_that_came_back_misses_nothing_that_was_said_before_it_did() {
+    let mut two = Two::with_home(true, |_| {}).await;
+    let watching = async |node: &TestNode| Talker::acting_as(node, "service:backend", "watcher").await;
+    let watcher = watching(&two.b).await;
+    let mut stays = watcher.connect(&two.chat).await.unwrap();
+    send_all(&two.alice().await, &two.chat, &numbered("alice", 0..3)).await;
+    two.agree_on(3).await;
+    let copy = backup(&mut two.a).await;
+    two.bob().await.send(&two.chat, "lost").await.unwrap();
+    two.agree_on(4).await;
+    let seen = two.alice().await.history(&two.chat).await.unwrap()[3].id.clone();
+    two.cut(true);
+    restore(&mut two.a, &copy).await;
+    let unknown = watching(&two.a).await.resume(&two.chat, &seen).await.map(drop);
+    assert_eq!(unknown.unwrap_err().code(), Code::NotFound, "it does not begin somewhere without a word");
+    // Nobody hears of what was lost within the moment that home waits.
+    two.alice().await.send(&two.chat, "meanwhile").await.unwrap();
+    two.cut(false);
+    assert_eq!(two.agree_on(5).await[3..], ["meanwhile", "lost"]);
+    two.alice().await.send(&two.chat, "last").await.unwrap();
+    two.agree_on(6).await;
+    // Home has forgotten what it told before the other: both come.
+    let mut resumed = watching(&two.a).await.resume(&two.chat, &seen).await.unwrap();
+    assert_eq!(until(&mut resumed, "last").await, ["meanwhile", "lost", "last"]);
+    // The other node has not, and tells nothing twice: neither who resumes, nor who stayed.
+    let mut resumed = watcher.resume(&two.chat, &seen).await.unwrap();
+    assert_eq!(until(&mut resumed, "last").await, ["meanwhile", "last"]);
+    let all = until(&mut stays, "last").await;
+    assert_eq!(all, ["alice 0", "alice 1", "alice 2", "lost", "meanwhile", "last"]);
+    // What home knows of it is on disk.
+    two.a.stop().await;
+    two.a.start_again().await;
+    let mut resumed = watching(&two.a).await.resume(&two.chat, &seen).await.unwrap();
+    assert_eq!(until(&mut resumed, "last").await, ["meanwhile", "lost", "last"]);
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_replica_that_comes_from_a_backup_catches_up() {
     let mut two = Two::with_home(true, |_| {}).await;
@@ -344,6 +390,7 @@ fn forged(two: &Two, author: &str, place: u32) -> Said {
         head: Bytes::new(),
         content,
         signature,
+        since: None,
     }
 }
 
@@ -406,9 +453,16 @@ async fn a_home_cannot_forge_and_what_is_behind_its_forgery_comes_all_the_same()
         head: said.head,
         content: said.content,
         signature: Some(said.signature),
+        since: None,
     };
     let (revision, seq, chain) = row.head;
-    let entry = Entry { revision: revision + 1, seq: seq + 1, chain: chained(chain, message.id), message };
+    let entry = Entry {
+        revision: revision + 1,
+        seq: seq + 1,
+        chain: chained(chain, message.id),
+        told: Told::at(revision + 1),
+        message,
+    };
     store.submit(Row::Append { topic: row.number, entries: vec![entry], cleared: vec![] }).await.unwrap();
     store.close().await;
     two.a.start_again().await;

@@ -12,16 +12,23 @@ use std::collections::BTreeSet;
 pub struct Home {
     /// Names this run of the node: what others said before it began does not count.
     run: u64,
+    /// Of whom it was not heard in this run that they hold nothing that is forgotten.
     doubted: BTreeSet<PeerId>,
+    /// They are waited for no more.
+    hasty: bool,
 }
 
 impl Home {
     pub fn new(run: u64, peers: impl Iterator<Item = PeerId>) -> Self {
-        Self { run, doubted: peers.collect() }
+        Self { run, doubted: peers.collect(), hasty: false }
     }
 
     pub fn is_sure(&self) -> bool {
-        self.doubted.is_empty()
+        self.hasty || self.doubted.is_empty()
+    }
+
+    pub fn doubts(&self, peer: PeerId) -> bool {
+        self.doubted.contains(&peer)
     }
 
     /// What to ask a peer with; 0: nothing.
@@ -71,14 +78,16 @@ impl Topic {
     /// The chat was made just now, or waiting for others has taken too long.
     pub fn trust(&mut self) {
         if let Role::Home(home) = &mut self.role {
-            *home = Home::default();
+            home.hasty = true;
         }
     }
 
-    /// All that waited at a peer is in the log.
-    pub fn has_all_of(&mut self, peer: PeerId, answers: u64) {
-        if let (Role::Home(home), Some(link)) = (&mut self.role, self.links.get_mut(&peer)) {
-            link.head_due |= home.agrees(peer, answers);
-        }
+    /// All that waited at a peer is in the log. Whether it was said to be behind
+    /// others, and is no more.
+    pub fn has_all_of(&mut self, peer: PeerId, answers: u64) -> bool {
+        let (Role::Home(home), Some(link)) = (&mut self.role, self.links.get_mut(&peer)) else { return false };
+        let doubted = home.agrees(peer, answers);
+        link.head_due |= doubted;
+        !doubted && link.behind.take().is_some()
     }
 }

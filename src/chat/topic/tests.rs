@@ -3,6 +3,9 @@
 //!
 //! `SEEDS=n` runs more worlds, `SEED=n` one.
 
+mod checks;
+mod disk;
+mod readers;
 mod rules;
 mod world;
 

@@ -19,6 +19,7 @@ pub(in crate::store) struct Batch {
     cleared: Vec<(u64, i64)>,
     posts: Vec<(u64, Millis, Post)>,
     introduced: BTreeMap<(PeerId, u64), bool>,
+    behind: BTreeMap<(PeerId, u64), Option<u64>>,
     used: BTreeMap<PeerId, u64>,
 }
 
@@ -36,6 +37,9 @@ impl Batch {
             Change::Introduced { topic, peer, introduced } => {
                 self.introduced.insert((*peer, *topic), *introduced);
             }
+            Change::Behind { topic, peer, behind } => {
+                self.behind.insert((*peer, *topic), *behind);
+            }
             Change::Used { peer, bytes } => *self.used.entry(*peer).or_default() += bytes,
             // Rare ones never come here.
             Change::Topic(_) | Change::CutBack { .. } | Change::GiveUp { .. } | Change::Found { .. } => {}
@@ -45,9 +49,9 @@ impl Batch {
     pub(in crate::store) fn write(&self, script: &mut Script) {
         static ENTRIES: LazyLock<ManyRows> = LazyLock::new(|| {
             ManyRows::new(
-                "INSERT INTO chat_message (key, id, seq, chain, author, sent_at, client_id, signature, head, content)
-                 VALUES",
-                "(?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                "INSERT INTO chat_message (key, id, seq, chain, author, sent_at, client_id, signature, head, content,
+                 told, resume, since) VALUES",
+                "(?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
                 "",
             )
         });
@@ -72,6 +76,10 @@ impl Batch {
             script.bind(bits(entry.chain)).bind(i64::from(message.author)).bind(message.sent_at.0);
             script.bind(message.client_id.clone()).bind(message.signature.as_ref().map(|bytes| bytes.to_vec()));
             script.bind(message.head.to_vec()).bind(message.content.to_vec());
+            let (told, resume) = (entry.told.at, entry.told.resume);
+            let is_told = message.id.is_some();
+            script.bind((is_told && told != entry.revision).then(|| key(*topic, told)));
+            script.bind((is_told && resume != told).then(|| key(*topic, resume))).bind(message.since.map(bits));
         });
         POSTS.write(script, &self.posts, |script, (topic, stored_at, post)| {
             let message = &post.message;
@@ -86,6 +94,10 @@ impl Batch {
         for ((peer, topic), introduced) in &self.introduced {
             script.add("UPDATE chat_link SET introduced = ? WHERE peer = ? AND topic = ?");
             script.bind(*introduced).bind(peer.0).bind(bits(*topic));
+        }
+        for ((peer, topic), behind) in &self.behind {
+            script.add("UPDATE chat_link SET behind = ? WHERE peer = ? AND topic = ?");
+            script.bind(behind.map(bits)).bind(peer.0).bind(bits(*topic));
         }
         for (peer, bytes) in &self.used {
             script.add(

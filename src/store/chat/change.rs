@@ -22,6 +22,9 @@ pub struct Message {
     pub content: Bytes,
     /// `None`: its author is of this node.
     pub signature: Option<Bytes>,
+    /// A revision: home may have forgotten it, and who saw it before that has seen
+    /// the log up to there.
+    pub since: Option<u64>,
 }
 
 impl Message {
@@ -35,6 +38,7 @@ impl Message {
             head: Bytes::new(),
             content: Bytes::new(),
             signature: None,
+            since: None,
         }
     }
 
@@ -51,7 +55,24 @@ pub struct Entry {
     pub revision: u64,
     pub seq: u64,
     pub chain: u64,
+    pub told: Told,
     pub message: Message,
+}
+
+/// Where a message stands in the order in which a node tells its readers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Told {
+    /// Its telling.
+    pub at: u64,
+    /// Who saw it goes on behind this telling: its own or an earlier one.
+    pub resume: u64,
+}
+
+impl Told {
+    /// All that is told before it was seen by whoever saw it.
+    pub fn at(at: u64) -> Self {
+        Self { at, resume: at }
+    }
 }
 
 /// A message that waits for its place.
@@ -99,10 +120,13 @@ pub enum Change {
     Wait { topic: u64, stored_at: Millis, posts: Vec<Post> },
     /// The peer knows the chat, or does not.
     Introduced { topic: u64, peer: PeerId, introduced: bool },
+    /// Behind this revision stand words of others, put there while the peer may
+    /// have had older ones; `None`: it has none.
+    Behind { topic: u64, peer: PeerId, behind: Option<u64> },
     /// Letters of the peer made this node keep so many bytes more.
     Used { peer: PeerId, bytes: u64 },
     /// What is behind the revision waits again, from `first_place` on; what was
-    /// refused is gone. Rare.
+    /// refused is gone. Who saw any that waits has seen the log to there. Rare.
     CutBack { topic: u64, revision: u64, first_place: i64, stored_at: Millis },
     /// Posts at these places are given up, and the chat's home with them. Rare.
     GiveUp { topic: u64, places: Vec<i64> },
@@ -116,7 +140,11 @@ impl Change {
     }
 
     pub(in crate::store) fn is_grouped(&self) -> bool {
-        matches!(self, Self::Append { .. } | Self::Wait { .. } | Self::Introduced { .. } | Self::Used { .. })
+        match self {
+            Self::Append { .. } | Self::Wait { .. } | Self::Introduced { .. } => true,
+            Self::Behind { .. } | Self::Used { .. } => true,
+            Self::Topic(_) | Self::CutBack { .. } | Self::GiveUp { .. } | Self::Found { .. } => false,
+        }
     }
 
     pub(in crate::store) fn weight(&self) -> usize {
@@ -127,7 +155,8 @@ impl Change {
             }
             Self::Wait { posts, .. } => posts.iter().map(|post| 64 + post.message.size()).sum(),
             Self::GiveUp { places, .. } => 64 * places.len(),
-            Self::Introduced { .. } | Self::Used { .. } | Self::CutBack { .. } | Self::Found { .. } => 0,
+            Self::Introduced { .. } | Self::Behind { .. } | Self::Used { .. } => 0,
+            Self::CutBack { .. } | Self::Found { .. } => 0,
         }
     }
 }

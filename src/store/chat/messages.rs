@@ -1,7 +1,7 @@
 //! What was said, in its order, and what waits for its place.
 
 use super::{
-    change::{Entry, Message, Post},
+    change::{Entry, Message, Post, Told},
     key, revision,
     topics::{topic_of, uuid},
 };
@@ -22,10 +22,10 @@ use std::collections::HashMap;
 pub enum Place {
     /// In the log of this chat, at this revision.
     Logged(u64, u64),
-    /// It waits in this chat, at this place.
-    Waiting(u64, i64),
+    /// It waits in this chat, at this place; its telling, if it was told before.
+    Waiting(u64, i64, Option<Told>),
     /// It waited there, and was given up.
-    GivenUp(u64, i64),
+    GivenUp(u64, i64, Option<Told>),
 }
 
 /// What a row of either table says of its message.
@@ -38,6 +38,7 @@ struct Columns {
     signature: Option<Vec<u8>>,
     head: Vec<u8>,
     content: Vec<u8>,
+    since: Option<i64>,
 }
 
 #[derive(sqlx::FromRow)]
@@ -45,6 +46,15 @@ struct EntryColumns {
     key: i64,
     seq: i64,
     chain: i64,
+    told: i64,
+    resume: i64,
+    #[sqlx(flatten)]
+    message: Columns,
+}
+
+#[derive(sqlx::FromRow)]
+struct ToldColumns {
+    told: i64,
     #[sqlx(flatten)]
     message: Columns,
 }
@@ -66,15 +76,21 @@ impl From<Columns> for Message {
             head: row.head.into(),
             content: row.content.into(),
             signature: row.signature.map(Bytes::from),
+            since: row.since.map(unbits),
         }
     }
 }
 
 impl From<EntryColumns> for Entry {
     fn from(row: EntryColumns) -> Self {
+        let told = Told { at: revision(row.told), resume: revision(row.resume) };
         let (revision, seq, chain) = (revision(row.key), unbits(row.seq), unbits(row.chain));
-        Self { revision, seq, chain, message: row.message.into() }
+        Self { revision, seq, chain, told, message: row.message.into() }
     }
+}
+
+fn told(at: Option<i64>, resume: Option<i64>) -> Option<Told> {
+    Some(Told { at: revision(at?), resume: revision(resume?) })
 }
 
 impl Store {
@@ -88,8 +104,8 @@ impl Store {
         max_bytes: usize,
     ) -> Result<Vec<Entry>, Error> {
         let found = sqlx::query_as(
-            "SELECT key, seq, chain, id, author, sent_at, client_id, signature, head, content FROM chat_message
-             WHERE key > $1 AND key <= $2 ORDER BY key LIMIT $3",
+            "SELECT key, seq, chain, coalesce(told, key) AS told, coalesce(resume, told, key) AS resume, id, author, sent_at, client_id, signature, head, content, since
+             FROM chat_message WHERE key > $1 AND key <= $2 ORDER BY key LIMIT $3",
         )
         .bind(key(topic, after))
         .bind(key(topic, u64::MAX))
@@ -97,6 +113,70 @@ impl Store {
         .fetch(&self.readers);
         let row = |row: EntryColumns| Entry::from(row);
         Ok(cut_page(found, row, |entry| entry.message.size(), max_bytes).await?.0)
+    }
+
+    /// What readers of a chat are told after a telling, in that order, with the
+    /// same bounds: the log, and what waits again since the log was cut back.
+    pub async fn chat_tellings(
+        &self,
+        topic: u64,
+        after: u64,
+        limit: usize,
+        max_bytes: usize,
+    ) -> Result<Vec<(u64, Message)>, Error> {
+        let found = sqlx::query_as(
+            "SELECT key AS told, id, author, sent_at, client_id, signature, head, content, since FROM chat_message
+             WHERE key > $1 AND key <= $2 AND told IS NULL AND id IS NOT NULL
+             UNION ALL
+             SELECT told, id, author, sent_at, client_id, signature, head, content, since FROM chat_message
+             WHERE told > $1 AND told <= $2
+             UNION ALL
+             SELECT told, id, author, sent_at, client_id, signature, head, content, since FROM chat_post
+             WHERE told > $1 AND told <= $2
+             ORDER BY told LIMIT $3",
+        )
+        .bind(key(topic, after))
+        .bind(key(topic, u64::MAX))
+        .bind(count(limit))
+        .fetch(&self.readers);
+        let row = |row: ToldColumns| (revision(row.told), Message::from(row.message));
+        Ok(cut_page(found, row, |(_, message)| message.size(), max_bytes).await?.0)
+    }
+
+    /// The chat of a message, and where it stands in the order in which readers are
+    /// told; `None`: it waits, and was not told.
+    pub async fn chat_told_of(&self, id: Uuid) -> Result<Option<(u64, Option<Told>)>, Error> {
+        let found: Option<(i64, Option<i64>, Option<i64>)> = sqlx::query_as(
+            "SELECT key >> 32, coalesce(told, key), coalesce(resume, told, key) FROM chat_message WHERE id = $1
+             UNION ALL SELECT topic, told, coalesce(resume, told) FROM chat_post WHERE id = $1",
+        )
+        .bind(id.as_bytes().as_slice())
+        .fetch_optional(&self.readers)
+        .await
+        .map_err(error)?;
+        Ok(found.map(|(topic, at, resume)| (unbits(topic), told(at, resume))))
+    }
+
+    /// The first telling of anything that does not stand in a log up to a revision;
+    /// what was told and waits again does not.
+    pub async fn chat_told_behind(&self, topic: u64, behind: u64) -> Result<Option<u64>, Error> {
+        let found: Option<i64> = sqlx::query_scalar(
+            "SELECT min(told) FROM (
+                 SELECT * FROM (SELECT key AS told FROM chat_message WHERE key > $1 AND key <= $2 AND told IS NULL
+                     AND id IS NOT NULL ORDER BY key LIMIT 1)
+                 UNION ALL
+                 SELECT * FROM (SELECT told FROM chat_message WHERE told > $3 AND told <= $2 AND key > $1
+                     ORDER BY told LIMIT 1)
+                 UNION ALL
+                 SELECT * FROM (SELECT told FROM chat_post WHERE told > $3 AND told <= $2 ORDER BY told LIMIT 1))",
+        )
+        .bind(key(topic, behind))
+        .bind(key(topic, u64::MAX))
+        .bind(key(topic, 0))
+        .fetch_one(&self.readers)
+        .await
+        .map_err(error)?;
+        Ok(found.map(revision))
     }
 
     /// The log before a revision, the newest first, and whether older ones were
@@ -109,8 +189,8 @@ impl Store {
         max_bytes: usize,
     ) -> Result<(Vec<Entry>, bool), Error> {
         let found = sqlx::query_as(
-            "SELECT key, seq, chain, id, author, sent_at, client_id, signature, head, content FROM chat_message
-             WHERE key >= $1 AND key < $2 AND id IS NOT NULL ORDER BY key DESC LIMIT $3",
+            "SELECT key, seq, chain, coalesce(told, key) AS told, coalesce(resume, told, key) AS resume, id, author, sent_at, client_id, signature, head, content, since
+             FROM chat_message WHERE key >= $1 AND key < $2 AND id IS NOT NULL ORDER BY key DESC LIMIT $3",
         )
         .bind(key(topic, 0))
         .bind(key(topic, before))
@@ -139,22 +219,25 @@ impl Store {
         }
         // One bound value, whatever their number: each id is cut out of it.
         let all: Vec<u8> = ids.iter().flat_map(|id| *id.as_bytes()).collect();
-        let found: Vec<(Vec<u8>, i64, Option<i64>, bool)> = sqlx::query_as(
+        type Columns = (Vec<u8>, i64, Option<i64>, bool, Option<i64>, Option<i64>);
+        let found: Vec<Columns> = sqlx::query_as(
             "WITH RECURSIVE asked (at, id) AS (SELECT 1, substr($1, 1, 16)
                  UNION ALL SELECT at + 16, substr($1, at + 16, 16) FROM asked WHERE at + 16 < length($1))
-             SELECT m.id, m.key, NULL, 0 FROM asked CROSS JOIN chat_message m ON m.id = asked.id
+             SELECT m.id, m.key, NULL, 0, NULL, NULL FROM asked CROSS JOIN chat_message m ON m.id = asked.id
              UNION ALL
-             SELECT p.id, p.topic, p.place, p.failed FROM asked CROSS JOIN chat_post p ON p.id = asked.id",
+             SELECT p.id, p.topic, p.place, p.failed, p.told, coalesce(p.resume, p.told)
+             FROM asked CROSS JOIN chat_post p ON p.id = asked.id",
         )
         .bind(all)
         .fetch_all(&self.readers)
         .await
         .map_err(error)?;
-        let place = |(id, at, place, failed): (Vec<u8>, i64, Option<i64>, bool)| {
+        let place = |(id, at, place, failed, telling, resume): Columns| {
+            let told = told(telling, resume);
             let found = match place {
                 None => Place::Logged(topic_of(at), revision(at)),
-                Some(place) if failed => Place::GivenUp(unbits(at), place),
-                Some(place) => Place::Waiting(unbits(at), place),
+                Some(place) if failed => Place::GivenUp(unbits(at), place, told),
+                Some(place) => Place::Waiting(unbits(at), place, told),
             };
             Ok((uuid(&id)?, found))
         };
@@ -164,7 +247,7 @@ impl Store {
     /// The oldest posts of a chat that wait, with the same bounds as a log.
     pub async fn chat_posts(&self, topic: u64, limit: usize, max_bytes: usize) -> Result<Vec<Post>, Error> {
         let found = sqlx::query_as(
-            "SELECT place, id, author, sent_at, client_id, signature, head, content FROM chat_post
+            "SELECT place, id, author, sent_at, client_id, signature, head, content, since FROM chat_post
              WHERE topic = $1 AND failed = 0 ORDER BY place LIMIT $2",
         )
         .bind(bits(topic))
@@ -175,22 +258,24 @@ impl Store {
     }
 
     /// How many messages behind a revision would wait again if the log were cut
-    /// back to it, and seq and chain there.
-    pub async fn chat_behind(&self, topic: u64, revision: u64) -> Result<(usize, u64, u64), Error> {
-        let (behind,): (i64,) =
-            sqlx::query_as("SELECT count(*) FROM chat_message WHERE key > $1 AND key <= $2 AND id IS NOT NULL")
-                .bind(key(topic, revision))
-                .bind(key(topic, u64::MAX))
-                .fetch_one(&self.readers)
-                .await
-                .map_err(error)?;
+    /// back to it, the first telling of any, and seq and chain there.
+    pub async fn chat_behind(&self, topic: u64, revision: u64) -> Result<(usize, Option<u64>, u64, u64), Error> {
+        let (behind, told): (i64, Option<i64>) = sqlx::query_as(
+            "SELECT count(*), min(coalesce(told, key)) FROM chat_message
+             WHERE key > $1 AND key <= $2 AND id IS NOT NULL",
+        )
+        .bind(key(topic, revision))
+        .bind(key(topic, u64::MAX))
+        .fetch_one(&self.readers)
+        .await
+        .map_err(error)?;
         let at: Option<(i64, i64)> = sqlx::query_as("SELECT seq, chain FROM chat_message WHERE key = $1")
             .bind(key(topic, revision))
             .fetch_optional(&self.readers)
             .await
             .map_err(error)?;
         let (seq, chain) = at.unwrap_or((0, 0));
-        Ok((usize::try_from(behind).unwrap_or(0), unbits(seq), unbits(chain)))
+        Ok((usize::try_from(behind).unwrap_or(0), told.map(super::revision), unbits(seq), unbits(chain)))
     }
 }
 
@@ -202,11 +287,16 @@ pub(super) async fn cut_back(
     first_place: i64,
     stored_at: Millis,
 ) -> Result<(), sqlx::Error> {
+    sqlx::query("UPDATE chat_post SET since = min(coalesce(since, $2), $2) WHERE topic = $1 AND failed = 0")
+        .bind(bits(topic))
+        .bind(bits(revision))
+        .execute(&mut *connection)
+        .await?;
     sqlx::query(
         "INSERT INTO chat_post (topic, place, id, stored_at, failed, author, sent_at, client_id, signature, head,
-             content)
+             content, told, resume, since)
          SELECT $1, $2 + row_number() OVER (ORDER BY key) - 1, id, $3, 0, author, sent_at, client_id, signature,
-             head, content
+             head, content, coalesce(told, key), resume, min(coalesce(since, $6), $6)
          FROM chat_message WHERE key > $4 AND key <= $5 AND id IS NOT NULL",
     )
     .bind(bits(topic))
@@ -214,6 +304,7 @@ pub(super) async fn cut_back(
     .bind(stored_at.0)
     .bind(key(topic, revision))
     .bind(key(topic, u64::MAX))
+    .bind(bits(revision))
     .execute(&mut *connection)
     .await?;
     sqlx::query("DELETE FROM chat_message WHERE key > $1 AND key <= $2")

@@ -1,7 +1,7 @@
 //! The rows of chats: their users, what was said in its order, and what waits
 //! for its place.
 //!
-//! Owns the tables of `0005_chat.sql`. What may be changed is [`Change`]. There
+//! Owns the tables of `0005_chat.sql` and `0008_telling.sql`. What may be changed is [`Change`]. There
 //! is one op of a chat under way at a time, so that the changes of many ops can
 //! be written kind by kind.
 
@@ -10,9 +10,9 @@ mod change;
 mod messages;
 mod topics;
 
-pub use change::{Change, Entry, Member, Message, NewTopic, Post};
+pub use change::{Change, Entry, Member, Message, NewTopic, Post, Told};
 pub use messages::Place;
-pub use topics::{HeadRow, TopicRow};
+pub use topics::{HeadRow, LinkRow, TopicRow};
 
 pub(super) use batch::Batch;
 pub(super) use topics::apply;

@@ -31,12 +31,14 @@ fn message(n: u8) -> Message {
         head: Bytes::from(vec![n]),
         content: Bytes::from(vec![n; 100]),
         signature: n.is_multiple_of(2).then(|| Bytes::from(vec![n; 64])),
+        since: None,
     }
 }
 
 fn entry(n: u8) -> Entry {
     let at = u64::from(n);
-    Entry { revision: at, seq: at, chain: u64::MAX - at, message: message(n) }
+    let message = Message { since: n.is_multiple_of(3).then_some(at / 3), ..message(n) };
+    Entry { revision: at, seq: at, chain: u64::MAX - at, told: Told::at(at), message }
 }
 
 fn topic(number: u64, home: Option<PeerId>) -> NewTopic {
@@ -69,7 +71,10 @@ async fn a_chat_is_read_back_as_it_was_made_and_made_once() {
     make(&store, topic(2, Some(B))).await;
     let row = store.chat(id(202)).await.unwrap().unwrap();
     assert_eq!((row.number, row.home, row.lost, row.head, row.waiting), (2, Some(B), false, (0, 0, 0), (0, 0, 0)));
-    assert_eq!((&row.members, &row.links), (&topic(2, None).members, &vec![(B, false)]));
+    assert_eq!(
+        (&row.members, &row.links),
+        (&topic(2, None).members, &vec![LinkRow { peer: B, introduced: false, behind: None }])
+    );
     assert_eq!(store.chat_of(&[1; 32]).await.unwrap().unwrap().number, 1);
     assert_eq!(store.chat_of(&[9; 32]).await.unwrap(), None);
     let again = NewTopic { number: 3, ..topic(1, None) };
@@ -123,7 +128,7 @@ async fn posts_wait_in_their_places_until_they_are_cleared_or_given_up() {
     store.submit(Change::Wait { topic: 1, stored_at: NOW, posts: posts(0..5) }).await.unwrap();
     assert_eq!(store.chat_posts(1, 10, usize::MAX).await.unwrap(), posts(0..5));
     append(&store, 1, 1..=1, vec![-1]).await;
-    assert_eq!(store.chat_places(&[id(2)]).await.unwrap()[&id(2)], Place::Waiting(1, 0));
+    assert_eq!(store.chat_places(&[id(2)]).await.unwrap()[&id(2)], Place::Waiting(1, 0, None));
     assert_eq!(store.overdue_posts(Millis(5_001), 2).await.unwrap().len(), 2);
     assert!(store.overdue_posts(NOW, 2).await.unwrap().is_empty());
     store.submit(Change::GiveUp { topic: 1, places: vec![0, 2] }).await.unwrap();
@@ -131,7 +136,7 @@ async fn posts_wait_in_their_places_until_they_are_cleared_or_given_up() {
     assert_eq!((row.lost, row.waiting), (true, (2, -2, 3)), "given up places stay taken");
     let left: Vec<_> = store.chat_posts(1, 10, usize::MAX).await.unwrap().iter().map(|post| post.place).collect();
     assert_eq!(left, [-2, 1]);
-    assert_eq!(store.chat_places(&[id(2)]).await.unwrap()[&id(2)], Place::GivenUp(1, 0));
+    assert_eq!(store.chat_places(&[id(2)]).await.unwrap()[&id(2)], Place::GivenUp(1, 0, None));
     store.submit(Change::Found { topic: 1 }).await.unwrap();
     assert!(!store.chat(id(201)).await.unwrap().unwrap().lost);
 }
@@ -146,13 +151,69 @@ async fn what_a_log_is_cut_back_by_waits_in_its_order_before_the_rest() {
     store.submit(Change::Append { topic: 1, entries, cleared: vec![] }).await.unwrap();
     let post = Post { place: 0, message: message(9) };
     store.submit(Change::Wait { topic: 1, stored_at: NOW, posts: vec![post] }).await.unwrap();
-    assert_eq!(store.chat_behind(1, 1).await.unwrap(), (3, 1, u64::MAX - 1));
+    assert_eq!(store.chat_behind(1, 1).await.unwrap(), (3, Some(2), 1, u64::MAX - 1));
     store.submit(Change::CutBack { topic: 1, revision: 1, first_place: -3, stored_at: NOW }).await.unwrap();
     let waiting: Vec<_> = store.chat_posts(1, 10, usize::MAX).await.unwrap();
     let kept: Vec<_> = waiting.iter().map(|post| (post.place, post.message.clone())).collect();
-    assert_eq!(kept, [(-3, message(2)), (-2, message(3)), (-1, message(5)), (0, message(9))]);
+    // Whoever saw any of them has seen what is left.
+    let seen = |n| Message { since: Some(1), ..message(n) };
+    assert_eq!(kept, [(-3, seen(2)), (-2, seen(3)), (-1, seen(5)), (0, seen(9))]);
     assert_eq!(store.chat(id(201)).await.unwrap().unwrap().head, (1, 1, u64::MAX - 1));
     append(&store, 1, 2..=2, vec![-3]).await;
+}
+
+#[tokio::test]
+async fn readers_are_told_in_an_order_that_stays_when_the_log_does_not() {
+    let (store, _dir) = store().await;
+    make(&store, topic(1, Some(B))).await;
+    make(&store, topic(2, Some(B))).await;
+    append(&store, 1, 1..=3, vec![]).await;
+    append(&store, 2, 101..=102, vec![]).await;
+    let refused = Entry { message: Message::refused(), ..entry(4) };
+    store.submit(Change::Append { topic: 1, entries: vec![refused], cleared: vec![] }).await.unwrap();
+    let ids = |from, told: &[(u64, u8)]| {
+        let (store, told) = (store.clone(), told.iter().map(|(at, n)| (*at, Some(id(*n)))).collect::<Vec<_>>());
+        async move {
+            let found = store.chat_tellings(1, from, 10, usize::MAX).await.unwrap();
+            assert_eq!(found.into_iter().map(|(at, message)| (at, message.id)).collect::<Vec<_>>(), told);
+        }
+    };
+    let told = async || store.chat(id(201)).await.unwrap().unwrap().told;
+    assert_eq!(told().await, (3, None));
+    store.submit(Change::CutBack { topic: 1, revision: 1, first_place: -2, stored_at: NOW }).await.unwrap();
+    assert_eq!(told().await, (3, Some(2)));
+    ids(0, &[(1, 1), (2, 2), (3, 3)]).await;
+    assert_eq!(store.chat_places(&[id(3)]).await.unwrap()[&id(3)], Place::Waiting(1, -1, Some(Told::at(3))));
+    assert_eq!(store.chat_told_behind(1, 1).await.unwrap(), Some(2));
+    let elsewhere = |revision, n, at, resume| Entry { revision, told: Told { at, resume }, ..entry(n) };
+    let entries = vec![elsewhere(2, 9, 4, 1), elsewhere(3, 3, 3, 3), elsewhere(4, 2, 2, 2), elsewhere(5, 8, 5, 5)];
+    store.submit(Change::Append { topic: 1, entries, cleared: vec![-1, -2] }).await.unwrap();
+    assert_eq!(told().await, (5, None));
+    ids(0, &[(1, 1), (2, 2), (3, 3), (4, 9), (5, 8)]).await;
+    ids(3, &[(4, 9), (5, 8)]).await;
+    for (n, at) in [(9, Told { at: 4, resume: 1 }), (3, Told::at(3)), (8, Told::at(5))] {
+        assert_eq!(store.chat_told_of(id(n)).await.unwrap(), Some((1, Some(at))));
+    }
+    assert_eq!(store.chat_told_of(id(77)).await.unwrap(), None);
+    let first_behind = [(1, Some(2)), (3, Some(2)), (4, Some(5)), (5, None)];
+    for (revision, first) in first_behind {
+        assert_eq!(store.chat_told_behind(1, revision).await.unwrap(), first, "{revision}");
+    }
+    let post = Post { place: 3, message: message(7) };
+    store.submit(Change::Wait { topic: 1, stored_at: NOW, posts: vec![post] }).await.unwrap();
+    assert_eq!(store.chat_told_of(id(7)).await.unwrap(), Some((1, None)), "it was never told");
+    ids(5, &[]).await;
+}
+
+#[tokio::test]
+async fn it_is_kept_where_words_of_others_stand_before_those_of_a_peer() {
+    let (store, _dir) = store().await;
+    make(&store, topic(1, None)).await;
+    for behind in [Some(7), None] {
+        store.submit(Change::Behind { topic: 1, peer: B, behind }).await.unwrap();
+        let links = store.chat(id(201)).await.unwrap().unwrap().links;
+        assert_eq!(links, [LinkRow { peer: B, introduced: false, behind }]);
+    }
 }
 
 #[tokio::test]

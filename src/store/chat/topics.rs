@@ -25,12 +25,24 @@ pub struct TopicRow {
     pub home: Option<PeerId>,
     pub lost: bool,
     pub members: Vec<Member>,
-    pub links: Vec<(PeerId, bool)>,
+    pub links: Vec<LinkRow>,
     /// Revision, seq and chain of the last change.
     pub head: (u64, u64, u64),
     /// Posts that wait and are not given up; the first place of any, and the
     /// one behind the last.
     pub waiting: (usize, i64, i64),
+    /// The last telling to readers, and the first of what waits again.
+    pub told: (u64, Option<u64>),
+}
+
+/// A peer that a chat is talked about with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct LinkRow {
+    pub peer: PeerId,
+    /// It knows the chat.
+    pub introduced: bool,
+    /// As [`Change::Behind`] left it.
+    pub behind: Option<u64>,
 }
 
 /// Where a chat stands.
@@ -72,8 +84,8 @@ impl Store {
                 .fetch_all(&self.readers)
                 .await
                 .map_err(error)?;
-        let links: Vec<(i64, bool)> =
-            sqlx::query_as("SELECT peer, introduced FROM chat_link WHERE topic = $1 ORDER BY peer")
+        let links: Vec<(i64, bool, Option<i64>)> =
+            sqlx::query_as("SELECT peer, introduced, behind FROM chat_link WHERE topic = $1 ORDER BY peer")
                 .bind(number)
                 .fetch_all(&self.readers)
                 .await
@@ -95,6 +107,12 @@ impl Store {
         .fetch_optional(&self.readers)
         .await
         .map_err(error)?;
+        let told = self.chat_told(number).await?;
+        let link = |(peer, introduced, behind): (i64, bool, Option<i64>)| LinkRow {
+            peer: PeerId(peer),
+            introduced,
+            behind: behind.map(unbits),
+        };
         let member = |(peer, name, qualified)| Member { peer: PeerId(peer), name, qualified };
         Ok(Some(TopicRow {
             number,
@@ -102,10 +120,31 @@ impl Store {
             home: (home != 0).then_some(PeerId(home)),
             lost,
             members: members.into_iter().map(member).collect(),
-            links: links.into_iter().map(|(peer, introduced)| (PeerId(peer), introduced)).collect(),
+            links: links.into_iter().map(link).collect(),
             head: last.map_or((0, 0, 0), |(key, seq, chain)| (revision(key), unbits(seq), unbits(chain))),
             waiting: (usize::try_from(waiting).unwrap_or(0), first, next),
+            told,
         }))
+    }
+
+    /// The last telling of a chat, and the first of what waits again.
+    async fn chat_told(&self, topic: u64) -> Result<(u64, Option<u64>), Error> {
+        // What is told in the log's order has its last where the others have theirs, or behind.
+        let (last, away): (i64, Option<i64>) = sqlx::query_as(
+            "WITH other (last) AS (SELECT max(
+                 coalesce((SELECT max(told) FROM chat_message WHERE told > $1 AND told <= $2), $1),
+                 coalesce((SELECT max(told) FROM chat_post WHERE told > $1 AND told <= $2), $1)))
+             SELECT coalesce((SELECT key FROM chat_message WHERE key > other.last AND key <= $2 AND told IS NULL
+                     AND id IS NOT NULL ORDER BY key DESC LIMIT 1), other.last),
+                 (SELECT min(told) FROM chat_post WHERE told > $1 AND told <= $2 AND failed = 0)
+             FROM other",
+        )
+        .bind(key(topic, 0))
+        .bind(key(topic, u64::MAX))
+        .fetch_one(&self.readers)
+        .await
+        .map_err(error)?;
+        Ok((revision(last), away.map(revision)))
     }
 
     /// The greatest number of a chat; 0: there is none.

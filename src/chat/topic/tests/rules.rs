@@ -21,8 +21,20 @@ fn message(n: u8) -> Message {
     Message { id: Some(id(n)), content: Bytes::from(vec![n]), ..Message::refused() }
 }
 
+fn link(introduced: bool) -> LinkRow {
+    LinkRow { peer: B, introduced, behind: None }
+}
+
+fn told(head: Head) -> Tellings {
+    Tellings { last: head.revision, away: None }
+}
+
+fn grown(head: Head) -> Growth {
+    Growth { head, told: head.revision }
+}
+
 fn topic(home: Option<PeerId>, head: Head) -> Topic {
-    Topic::new(Saved { head, home, links: vec![(B, true)], waiting: (0, 0, 0), lost: false }, 3, 1)
+    Topic::new(Saved { head, home, links: vec![link(true)], waiting: (0, 0, 0), lost: false, told: told(head) }, 3, 1)
 }
 
 /// The head behind messages of these numbers.
@@ -93,10 +105,57 @@ fn what_is_signed_names_everything_that_a_home_could_change() {
 fn home_numbers_what_is_new_once_and_in_order() {
     let home = topic(None, head(&[1]));
     let known = Known { logged: [id(1)].into(), ..Known::default() };
-    let entries = home.number([1, 2, 2, 3].map(message), &known);
+    let entries = home.number(None, [1, 2, 2, 3].map(message), &known);
     let numbered: Vec<_> = entries.iter().map(|entry| (entry.revision, entry.seq, entry.message.id)).collect();
     assert_eq!(numbered, [(2, 2, Some(id(2))), (3, 3, Some(id(3)))]);
     assert_eq!(entries[1].chain, head(&[1, 2, 3]).chain);
+}
+
+/// The telling of each, and behind which one goes on who saw it.
+fn tellings(entries: &[Entry]) -> Vec<(u64, u64)> {
+    entries.iter().map(|entry| (entry.told.at, entry.told.resume)).collect()
+}
+
+#[test]
+fn what_home_may_have_forgotten_is_resumed_from_before_the_words_that_stand_before_it_now() {
+    let mut home = topic(None, head(&[1]));
+    let by_itself = home.number(Some(B), [2, 3].map(message), &Known::default());
+    assert_eq!(tellings(&by_itself), [(2, 2), (3, 3)], "nobody else's words stand before them");
+    let own = home.number(None, [message(2)], &Known::default());
+    assert_eq!((tellings(&own), own[0].message.since), (vec![(2, 2)], None));
+    assert_eq!((home.overtaken_by(None), home.overtaken_by(Some(B))), (vec![B], vec![]));
+    home.overtook(&[B], 1);
+    home.grown(grown(head(&[1, 2])), &[]);
+    assert_eq!(home.overtaken_by(None), [], "once is enough");
+    let back = home.number(Some(B), [3, 4].map(message), &Known::default());
+    assert_eq!((tellings(&back), back[1].message.since), (vec![(3, 1), (4, 1)], Some(1)));
+    // The peer knows of longer ago.
+    let longer = Message { since: Some(0), ..message(5) };
+    assert_eq!(tellings(&home.number(Some(B), [longer.clone()], &Known::default())), [(3, 0)]);
+    // Whoever has nothing left says new words from then on.
+    assert!(!home.has_all_of(B, 9), "it answers another run");
+    assert!(home.has_all_of(B, 1) && !home.has_all_of(B, 1));
+    let new = home.number(Some(B), [message(3), longer], &Known::default());
+    assert_eq!((tellings(&new), new[1].message.since), (vec![(3, 3), (4, 4)], None));
+}
+
+#[test]
+fn a_replica_tells_what_home_has_put_elsewhere_once_and_misses_nothing() {
+    let mut replica = topic(Some(B), head(&[1, 2, 3]));
+    replica.cut(head(&[1]), -2, 2, Some(2), NOW);
+    assert_eq!(replica.told().end(), 1, "who reads the history now is told what is not in it");
+    let known = Known { told: [(id(2), Told::at(2)), (id(3), Told::at(3))].into(), ..Known::default() };
+    let seen_to = |n, since| (Message { since: Some(since), ..message(n) }, true);
+    let changes = vec![(message(4), true), seen_to(2, 1), seen_to(3, 1), seen_to(5, 2)];
+    let (entries, _) = replica.follow(changes, &known);
+    // Of 5 it does not know whether it has forgotten to have told it: before 2, then.
+    assert_eq!(tellings(&entries), [(4, 4), (2, 2), (3, 3), (5, 1)]);
+    replica.grown(Growth::of(&entries).unwrap(), &[-2, -1]);
+    assert_eq!((replica.told().last, replica.told().end()), (5, 5));
+    assert_eq!(replica.looks_behind([&seen_to(6, 2).0, &seen_to(7, 5).0]), [2].into());
+    let known = Known { behind: [(2, 2)].into(), ..Known::default() };
+    let (entries, _) = replica.follow(vec![seen_to(6, 2), seen_to(7, 6)], &known);
+    assert_eq!(tellings(&entries), [(6, 1), (7, 7)]);
 }
 
 #[test]
@@ -120,7 +179,7 @@ fn a_replica_takes_what_follows_and_asks_for_what_does_not() {
 #[test]
 fn what_is_refused_keeps_its_place_so_that_nothing_stands_still_behind_it() {
     let replica = topic(Some(B), head(&[1]));
-    let known = Known { logged: [id(1)].into(), waiting: [(id(3), 40)].into() };
+    let known = Known { logged: [id(1)].into(), waiting: [(id(3), 40)].into(), ..Known::default() };
     // A forged one, a repeat, and one of ours that waited.
     let (entries, cleared) =
         replica.follow([(2, false), (1, true), (3, true)].map(|(n, good)| (message(n), good)).into(), &known);
@@ -156,7 +215,7 @@ fn what_a_log_is_cut_back_by_waits_before_all_else() {
     assert_eq!(replica.place_behind(), 0);
     replica.posted(2);
     assert_eq!(replica.place_before(2), -2);
-    replica.cut(head(&[1]), -2, 2, NOW);
+    replica.cut(head(&[1]), -2, 2, Some(2), NOW);
     assert_eq!((replica.waiting(), replica.place_behind(), replica.place_before(1)), (4, 2, -3));
     assert_eq!(replica.due(B, NOW), [Due::Head { introduce: false }, Due::Posts]);
 }
@@ -168,9 +227,9 @@ fn posts_fly_together_and_the_next_wait_until_they_landed() {
     assert_eq!(replica.due(B, NOW), [Due::Posts]);
     replica.sent_posts(2, 1, NOW);
     assert_eq!(replica.due(B, NOW), []);
-    replica.grown(head(&[1]), &[0]);
+    replica.grown(grown(head(&[1])), &[0]);
     assert_eq!(replica.due(B, NOW), []);
-    replica.grown(head(&[1, 2]), &[1]);
+    replica.grown(grown(head(&[1, 2])), &[1]);
     assert_eq!(replica.due(B, NOW), [Due::Posts]);
     // What does not land is sent again, and heads are compared.
     replica.sent_posts(1, 2, NOW);
@@ -181,12 +240,13 @@ fn posts_fly_together_and_the_next_wait_until_they_landed() {
 
 #[test]
 fn nobody_is_told_of_a_chat_before_being_introduced() {
-    let saved = Saved { head: head(&[1]), home: None, links: vec![(B, false)], waiting: (0, 0, 0), lost: false };
+    let (head_then, links) = (head(&[1]), vec![link(false)]);
+    let saved = Saved { head: head_then, home: None, links, waiting: (0, 0, 0), lost: false, told: told(head_then) };
     let mut home = Topic::new(saved, 3, 1);
     assert_eq!(home.due(B, NOW), [Due::Head { introduce: true }]);
     home.sent(B, &Due::Head { introduce: true }, NOW);
     assert_eq!(home.due(B, NOW), []);
-    home.grown(head(&[1, 2]), &[]);
+    home.grown(grown(head(&[1, 2])), &[]);
     assert_eq!(home.due(B, NOW), [Due::Changes { after: 1 }]);
     home.heard(B, Mark::default(), Some(0), NOW);
     home.sent_changes(B, 1, 2);
@@ -205,7 +265,7 @@ fn a_question_is_repeated_with_pauses_for_as_long_as_home_is_further() {
     replica.ask(NOW);
     assert_eq!(replica.due(B, NOW), [], "not at once again");
     assert_eq!(replica.due(B, NOW.plus(PAUSE_MAX)), [Due::Head { introduce: false }]);
-    replica.grown(head(&[1, 2]), &[]);
+    replica.grown(grown(head(&[1, 2])), &[]);
     assert_eq!(replica.next_due(), None);
 }
 

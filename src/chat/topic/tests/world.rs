@@ -1,7 +1,7 @@
 //! Nodes of memory that share one chat: each a log, what waits, and the real
 //! rules; between them queues that lose, and a clock that somebody else turns.
 
-use super::super::*;
+use super::{super::*, disk::Disk, readers::Reader};
 use crate::{rng::Rng, worlds::Sights};
 use bytes::Bytes;
 use std::{
@@ -24,10 +24,16 @@ pub const SIGHTS: &[&str] = &[
     "repeated",
     "partitioned",
     "in flight again",
+    "a reader stopped",
+    "further back",
+    "later",
+    "unknown to a reader's node",
+    "told again",
+    "said anew",
 ];
 
 #[derive(Debug, Clone)]
-enum Note {
+pub enum Note {
     Introduce { head: Mark, asks: u64, waits: bool },
     Head { head: Mark, asks: u64, waits: bool },
     Outline { asked: Mark, places: Vec<Mark> },
@@ -35,60 +41,35 @@ enum Note {
     Posts { after: Mark, messages: Vec<Message>, more: bool, asks: u64 },
 }
 
-#[derive(Clone, Default)]
-struct Disk {
-    known: bool,
-    log: Vec<Entry>,
-    waiting: BTreeMap<i64, Message>,
-    introduced: BTreeMap<PeerId, bool>,
-}
-
-impl Disk {
-    fn chain(&self, revision: u64) -> Option<u64> {
-        match revision {
-            0 => Some(0),
-            at => self.log.get(usize::try_from(at).unwrap() - 1).map(|entry| entry.chain),
-        }
-    }
-
-    fn mark(&self, revision: u64) -> Mark {
-        Mark { revision, chain: self.chain(revision).expect("a place of the log") }
-    }
-
-    fn known(&self) -> Known {
-        Known {
-            logged: self.log.iter().filter_map(|entry| entry.message.id).collect(),
-            waiting: self.waiting.iter().filter_map(|(place, message)| Some((message.id?, *place))).collect(),
-        }
-    }
-
-    fn ids(&self) -> BTreeSet<Uuid> {
-        let known = self.known();
-        known.logged.into_iter().chain(known.waiting.into_keys()).collect()
-    }
-}
-
-struct Node {
-    disk: Disk,
+pub struct Node {
+    pub disk: Disk,
     backup: Disk,
-    topic: Topic,
+    pub topic: Topic,
 }
 
-struct World {
-    rng: Rng,
-    now: Millis,
-    nodes: Vec<Node>,
-    queues: BTreeMap<(usize, usize), VecDeque<Note>>,
-    cut: BTreeSet<(usize, usize)>,
+pub struct World {
+    pub rng: Rng,
+    pub now: Millis,
+    pub nodes: Vec<Node>,
+    pub readers: Vec<Reader>,
+    pub queues: BTreeMap<(usize, usize), VecDeque<Note>>,
+    pub cut: BTreeSet<(usize, usize)>,
     /// What each id says, as its author's node signed it.
-    genuine: HashMap<Uuid, Bytes>,
+    pub genuine: HashMap<Uuid, Bytes>,
     /// By author.
-    said: Vec<Vec<Uuid>>,
+    pub said: Vec<Vec<Uuid>>,
     /// By author: as it was said.
-    order: Vec<Vec<Uuid>>,
+    pub order: Vec<Vec<Uuid>>,
+    /// Was in a log once.
+    placed: BTreeSet<Uuid>,
+    /// Said again by an author whose node had forgotten it; those of them that home
+    /// numbered then.
+    anew: BTreeSet<Uuid>,
+    pub another: BTreeSet<Uuid>,
     /// Home waits for others for a while only.
-    hasty: bool,
-    restored: Vec<bool>,
+    pub hasty: bool,
+    pub restored: Vec<bool>,
+    pub home_started: bool,
     /// Starts of nodes.
     runs: u64,
     sights: Sights,
@@ -97,7 +78,7 @@ struct World {
 const CHAT_USERS: [&str; 4] = ["a@n0:1", "b@n1:1", "c@n2:1", "d@n3:1"];
 const PAGE: usize = 4;
 
-fn peer(node: usize) -> PeerId {
+pub fn peer(node: usize) -> PeerId {
     PeerId(i64::try_from(node).unwrap() + 1)
 }
 
@@ -114,8 +95,11 @@ pub fn run(seed: u64) -> Sights {
         world.step();
     }
     let held = world.held();
+    let repeats = world.readers.iter().map(|reader| reader.repeats).sum();
     world.heal();
+    world.read_all();
     world.check(seed, &held);
+    world.check_readers(seed, repeats);
     world.sights
 }
 
@@ -124,9 +108,9 @@ impl World {
         let hasty = rng.chance(50);
         let node = |at: usize| {
             let mut disk = Disk { known: at == 0, ..Disk::default() };
-            disk.introduced =
-                if at == 0 { (1..count).map(|n| (peer(n), false)).collect() } else { [(peer(0), false)].into() };
-            Node { topic: open(&disk, at, 1), backup: disk.clone(), disk }
+            let peers = if at == 0 { 1..count } else { 0..1 };
+            disk.links = peers.map(|n| (peer(n), (false, None))).collect();
+            Node { topic: disk.open(at, 1), backup: disk.clone(), disk }
         };
         let mut nodes: Vec<_> = (0..count).map(node).collect();
         // Somebody else but home may have made it.
@@ -136,23 +120,32 @@ impl World {
             rng,
             now: Millis(0),
             nodes,
+            readers: (0..2 * count).map(|n| Reader::of(n % count)).collect(),
             queues: BTreeMap::new(),
             cut: BTreeSet::new(),
             genuine: HashMap::new(),
             said: vec![vec![]; count],
             order: vec![vec![]; count],
+            placed: BTreeSet::new(),
+            anew: BTreeSet::new(),
+            another: BTreeSet::new(),
             hasty,
             restored: vec![false; count],
+            home_started: false,
             runs: 1,
             sights: Sights::new(),
         }
     }
 
-    fn see(&mut self, sight: &'static str) {
+    pub fn see(&mut self, sight: &'static str) {
         *self.sights.entry(sight).or_default() += 1;
     }
 
     fn step(&mut self) {
+        if self.rng.chance(30) {
+            let reader = self.rng.index(self.readers.len());
+            self.read(reader);
+        }
         let (at, roll) = (self.rng.index(self.nodes.len()), self.rng.index(100));
         match roll {
             0..20 => self.post(at),
@@ -197,34 +190,44 @@ impl World {
             self.said[at].push(id);
             self.genuine.insert(id, content);
         }
+        if self.placed.contains(&id) {
+            self.anew.insert(id);
+        }
         // What its node forgot is said anew.
         self.order[at].retain(|said| *said != id);
         self.order[at].push(id);
         if at == 0 {
-            let entries = node.topic.number([message], &known);
-            self.append(0, entries, &[]);
+            let entries = self.nodes[0].topic.number(None, [message], &known);
+            self.append(0, entries, &[], None);
             self.see("posted at home");
         } else {
-            node.disk.waiting.insert(node.topic.place_behind(), message);
+            let node = &mut self.nodes[at];
+            node.disk.waiting.insert(node.topic.place_behind(), (message, None));
             node.topic.posted(1);
             self.see("posted elsewhere");
         }
     }
 
-    fn append(&mut self, at: usize, entries: Vec<Entry>, cleared: &[i64]) {
+    fn append(&mut self, at: usize, entries: Vec<Entry>, cleared: &[i64], from: Option<PeerId>) {
+        let Some(growth) = Growth::of(&entries) else { return };
         let node = &mut self.nodes[at];
-        let Some(last) = entries.last() else { return };
-        let head = Head { revision: last.revision, seq: last.seq, chain: last.chain };
+        let (overtaken, behind) = (node.topic.overtaken_by(from), node.topic.head().revision);
+        overtaken.iter().for_each(|peer| node.disk.links.get_mut(peer).unwrap().1 = Some(behind));
+        node.topic.overtook(&overtaken, behind);
+        let ids: Vec<Uuid> = entries.iter().filter_map(|entry| entry.message.id).collect();
+        let another = ids.iter().filter(|id| at == 0 && self.anew.contains(id)).copied();
+        self.another.extend(another);
+        self.placed.extend(ids);
         assert_eq!(entries[0].revision, node.disk.log.len() as u64 + 1, "the log has no hole");
         node.disk.log.extend(entries);
         for place in cleared {
             assert!(node.disk.waiting.remove(place).is_some(), "what is cleared did wait");
         }
-        node.topic.grown(head, cleared);
+        node.topic.grown(growth, cleared);
     }
 
     /// Sends what is due to everybody.
-    fn tell(&mut self, at: usize) {
+    pub fn tell(&mut self, at: usize) {
         if !self.nodes[at].disk.known {
             return;
         }
@@ -243,7 +246,7 @@ impl World {
         let (head, asks, waits) = (node.topic.head().mark(), node.topic.asks(to), node.topic.waiting() > 0);
         match due {
             Due::Head { introduce } => {
-                node.disk.introduced.insert(to, true);
+                node.disk.links.get_mut(&to).unwrap().0 = true;
                 match introduce {
                     true => Note::Introduce { head, asks, waits },
                     false => Note::Head { head, asks, waits },
@@ -263,7 +266,7 @@ impl World {
             Due::Posts => {
                 let page: Vec<_> = node.disk.waiting.iter().take(PAGE).collect();
                 let (count, through) = (page.len(), page.last().map_or(0, |(place, _)| **place));
-                let messages = page.into_iter().map(|(_, message)| message.clone()).collect();
+                let messages = page.into_iter().map(|(_, (message, _))| message.clone()).collect();
                 let more = node.topic.waiting() > count;
                 let again = node.topic.replica().is_some_and(|replica| replica.flight.is_some());
                 node.topic.sent_posts(count, through, now);
@@ -289,7 +292,7 @@ impl World {
         self.deliver(link);
     }
 
-    fn deliver(&mut self, link: (usize, usize)) {
+    pub fn deliver(&mut self, link: (usize, usize)) {
         let Some(note) = self.queues.get_mut(&link).and_then(VecDeque::pop_front) else { return };
         if self.rng.chance(5) {
             self.see("repeated");
@@ -318,7 +321,7 @@ impl World {
                 if from == 0 {
                     node.topic.asked(sender, asks);
                 } else if mine == Some(theirs.chain) && !waits {
-                    node.topic.has_all_of(sender, asks);
+                    node.has_all_of(sender, asks);
                 }
             }
             Note::Outline { asked, places } => {
@@ -339,14 +342,17 @@ impl World {
                         self.see("asked");
                     }
                     Step::Take { skip } => {
-                        let known = node.disk.known();
+                        let mut known = node.disk.known();
+                        let behind = node.topic.looks_behind(&messages[skip..]);
+                        let first = |at: u64| Some((at, node.disk.told_behind(at)?));
+                        known.behind = behind.into_iter().filter_map(first).collect();
                         let genuine = &self.genuine;
                         let judged = messages.into_iter().skip(skip).map(|message| {
                             let good = message.id.is_some_and(|id| genuine.get(&id) == Some(&message.content));
                             (message, good)
                         });
                         let (entries, cleared) = node.topic.follow(judged.collect(), &known);
-                        self.append(at, entries, &cleared);
+                        self.append(at, entries, &cleared, Some(sender));
                     }
                 }
             }
@@ -354,10 +360,10 @@ impl World {
                 let mine = node.disk.chain(after.revision);
                 if node.topic.may_post(sender, after, mine) {
                     let known = node.disk.known();
-                    let entries = node.topic.number(messages, &known);
-                    self.append(at, entries, &[]);
+                    let entries = node.topic.number(Some(sender), messages, &known);
+                    self.append(at, entries, &[], Some(sender));
                     if !more {
-                        self.nodes[at].topic.has_all_of(sender, asks);
+                        self.nodes[at].has_all_of(sender, asks);
                     }
                 }
             }
@@ -368,12 +374,10 @@ impl World {
         let (now, node) = (self.now, &mut self.nodes[at]);
         let tail = node.disk.log.split_off(usize::try_from(common).unwrap());
         let tail: Vec<_> = tail.into_iter().filter(|entry| entry.message.id.is_some()).collect();
-        let first = node.topic.place_before(tail.len());
-        for (place, entry) in (first..).zip(&tail) {
-            assert!(node.disk.waiting.insert(place, entry.message.clone()).is_none(), "a place of its own");
-        }
-        let head = head_of(&node.disk);
-        node.topic.cut(head, first, tail.len(), now);
+        let (first, moved) = (node.topic.place_before(tail.len()), tail.len());
+        let told = tail.iter().map(|entry| entry.told.at).min();
+        node.disk.cut_back(common, first, tail);
+        node.topic.cut(node.disk.head(), first, moved, told, now);
         self.see("cut back");
     }
 
@@ -390,10 +394,12 @@ impl World {
         self.see("lost");
     }
 
-    fn crash(&mut self, at: usize) {
+    pub fn crash(&mut self, at: usize) {
+        self.hang_up(at);
+        self.home_started |= at == 0;
         let node = &mut self.nodes[at];
         self.runs += 1;
-        node.topic = open(&node.disk, at, self.runs);
+        node.topic = node.disk.open(at, self.runs);
         let peers: Vec<_> = node.topic.peers().collect();
         peers.into_iter().for_each(|peer| node.topic.compare(peer));
         self.see("crashed");
@@ -421,89 +427,18 @@ impl World {
         let id = Uuid::of_hash([u8::try_from(self.rng.index(256)).unwrap(); 32]);
         let forged = message(author, id, Bytes::from_static(b"never said"));
         let known = self.nodes[0].disk.known();
-        let entries = self.nodes[0].topic.number([forged], &known);
-        self.append(0, entries, &[]);
+        let entries = self.nodes[0].topic.number(None, [forged], &known);
+        self.append(0, entries, &[], None);
         self.see("forged");
     }
-
-    /// Everything works again; long enough for every retry.
-    fn heal(&mut self) {
-        self.cut.clear();
-        for at in 0..self.nodes.len() {
-            self.crash(at);
-        }
-        for _ in 0..3_000 {
-            for at in 0..self.nodes.len() {
-                self.tell(at);
-            }
-            while let Some(link) = self.queues.iter().find(|(_, queue)| !queue.is_empty()).map(|(link, _)| *link) {
-                self.deliver(link);
-            }
-            self.now = self.now.plus(Duration::from_secs(5));
-        }
-    }
-
-    /// What somebody still has, of all that was said.
-    fn held(&self) -> BTreeSet<Uuid> {
-        let ids = self.nodes.iter().flat_map(|node| node.disk.ids());
-        ids.filter(|id| self.genuine.contains_key(id)).collect()
-    }
-
-    fn check(&self, seed: u64, held: &BTreeSet<Uuid>) {
-        let genuine = |disk: &Disk| {
-            let ids = disk.log.iter().filter_map(|entry| entry.message.id);
-            ids.filter(|id| self.genuine.contains_key(id)).collect::<Vec<_>>()
-        };
-        let home = genuine(&self.nodes[0].disk);
-        for (at, node) in self.nodes.iter().enumerate() {
-            if !node.disk.known {
-                panic!("SEED={seed}: node {at} never heard of the chat");
-            }
-            assert_eq!(genuine(&node.disk), home, "SEED={seed}: node {at} has another history");
-            assert!(node.disk.waiting.is_empty(), "SEED={seed}: posts of node {at} still wait");
-            assert_eq!(node.topic.waiting(), 0, "SEED={seed}: node {at} miscounts what waits");
-            assert_eq!(node.topic.head(), head_of(&node.disk), "SEED={seed}: node {at}'s head");
-            assert_eq!(head_of(&node.disk).chain, head_of(&self.nodes[0].disk).chain, "SEED={seed}: chains");
-        }
-        let once: BTreeSet<_> = home.iter().collect();
-        let lost: Vec<_> = held.iter().filter(|id| !once.contains(id)).collect();
-        assert!(lost.is_empty(), "SEED={seed}: {lost:?} were held and are not there");
-        assert_eq!(once.len(), home.len(), "SEED={seed}: something is there twice");
-        if self.restored.iter().all(|restored| !restored) {
-            let all: BTreeSet<_> = self.said.iter().flatten().collect();
-            assert_eq!(once, all, "SEED={seed}: something that was acknowledged is not there");
-        }
-        for (author, order) in self.order.iter().enumerate() {
-            // A node that forgot what it sent does not know of it when it says more; home does,
-            // if it waits for the others.
-            if !self.restored[author] || (author == 0 && !self.hasty) {
-                let heard: Vec<_> = home.iter().filter(|id| order.contains(id)).collect();
-                let order: Vec<_> = order.iter().filter(|id| once.contains(id)).collect();
-                assert_eq!(heard, order, "SEED={seed}: the words of {author} are out of order");
-            }
-        }
-    }
 }
 
-fn head_of(disk: &Disk) -> Head {
-    disk.log.last().map_or(Head::default(), |entry| Head {
-        revision: entry.revision,
-        seq: entry.seq,
-        chain: entry.chain,
-    })
-}
-
-fn open(disk: &Disk, at: usize, run: u64) -> Topic {
-    let first = disk.waiting.first_key_value().map_or(0, |(place, _)| *place);
-    let next = disk.waiting.last_key_value().map_or(0, |(place, _)| place + 1);
-    let saved = Saved {
-        head: head_of(disk),
-        home: (at > 0).then_some(peer(0)),
-        links: disk.introduced.iter().map(|(peer, introduced)| (*peer, *introduced)).collect(),
-        waiting: (disk.waiting.len(), first, next),
-        lost: false,
-    };
-    Topic::new(saved, 7, run)
+impl Node {
+    fn has_all_of(&mut self, peer: PeerId, asks: u64) {
+        if self.topic.has_all_of(peer, asks) {
+            self.disk.links.get_mut(&peer).unwrap().1 = None;
+        }
+    }
 }
 
 fn message(author: usize, id: Uuid, content: Bytes) -> Message {
