@@ -384,6 +384,8 @@ impl Chat {
             return Ok(());
         }
         let mut messages: Vec<Message> = posts.messages.into_iter().map(message_of).collect();
+        let old = usize::try_from(posts.old).unwrap_or(usize::MAX);
+        let said_since: Vec<Uuid> = messages.iter().skip(old).filter_map(|message| message.id).collect();
         // What is left out is sent again.
         let mut all = !self.fit(from, &mut messages)? && !posts.more;
         let ids: Vec<Uuid> = messages.iter().filter_map(|message| message.id).collect();
@@ -404,7 +406,10 @@ impl Chat {
                 }
             }
         }
-        let known = known(&places);
+        let mut known = known(&places);
+        if room.topic().is_of_this_run(posts.asks) {
+            known.fresh.extend(said_since);
+        }
         let entries = room.topic().number(Some(from), proven, &known);
         self.append(room, entries, vec![], Some(from)).await?;
         if all && room.topic().has_all_of(from, posts.asks) {

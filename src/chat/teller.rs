@@ -364,7 +364,10 @@ impl Chat {
         let Some(through) = posts.last().map(|post| post.place) else { return Ok(None) };
         let messages = posts.iter().map(|post| self.said(room, &post.message)).collect();
         let more = room.topic().waiting() > posts.len();
-        let posts_note = Posts { after: Some(place(head.mark())), messages, more, asks };
+        let fresh_from = room.topic().fresh_from();
+        let old = posts.iter().filter(|post| post.place < fresh_from).count();
+        let old = u32::try_from(old).unwrap_or(u32::MAX);
+        let posts_note = Posts { after: Some(place(head.mark())), messages, more, asks, old };
         Ok(Some((note(room.chat, Kind::Posts(posts_note)), posts.len(), through)))
     }
 

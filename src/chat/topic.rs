@@ -73,13 +73,15 @@ pub enum Step {
 }
 
 /// What the rows say about ids: those in the log, where posts wait, and which of
-/// these were told before. Also what was told first behind some revisions.
+/// these were told before. Also what was told first behind some revisions, and which
+/// were said after this run of home began.
 #[derive(Debug, Clone, Default)]
 pub struct Known {
     pub logged: HashSet<Uuid>,
     pub waiting: HashMap<Uuid, i64>,
     pub told: HashMap<Uuid, Told>,
     pub behind: HashMap<u64, u64>,
+    pub fresh: HashSet<Uuid>,
 }
 
 /// One peer that has a part in the chat.
@@ -198,6 +200,7 @@ impl Topic {
             if known.logged.contains(&id) || !seen.insert(id) {
                 continue;
             }
+            let from = from.filter(|_| !known.fresh.contains(&id));
             let since = self.seen_to(from, &message, head.revision + 1);
             let mut entry = follow(&mut head, Message { since, ..message });
             // Home tells in the order of its log.

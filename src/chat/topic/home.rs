@@ -71,8 +71,23 @@ impl Topic {
         if let Some(link) = self.links.get_mut(&peer)
             && question != 0
         {
+            if let Role::Replica(replica) = &mut self.role
+                && link.asked != question
+            {
+                replica.fresh_from = replica.waiting.next;
+            }
             (link.asked, link.head_due) = (question, true);
         }
+    }
+
+    /// Whether a peer says so of this run.
+    pub fn is_of_this_run(&self, answers: u64) -> bool {
+        matches!(&self.role, Role::Home(home) if home.run == answers)
+    }
+
+    /// Where what waits here begins that was said after home asked last.
+    pub fn fresh_from(&self) -> i64 {
+        self.replica().map_or(0, |replica| replica.fresh_from)
     }
 
     /// The chat was made just now, or waiting for others has taken too long.

@@ -27,6 +27,8 @@ pub struct Replica {
     pub asked: Option<(Millis, u32)>,
     /// Home was silent for too long.
     pub lost: bool,
+    /// What waits from this place on was said after home asked last.
+    pub fresh_from: i64,
 }
 
 #[derive(Debug, Clone, Default)]
@@ -46,7 +48,7 @@ pub struct Flight {
 
 impl Replica {
     pub fn new(home: PeerId, waiting: Waiting, lost: bool) -> Self {
-        Self { home, waiting, flight: None, misses: 0, home_at: 0, ask_at: None, asked: None, lost }
+        Self { home, waiting, flight: None, misses: 0, home_at: 0, ask_at: None, asked: None, lost, fresh_from: 0 }
     }
 
     /// The oldest `count` posts, through this place, are on their way.

@@ -34,7 +34,7 @@ impl Disk {
             logged: self.log.iter().filter_map(|entry| entry.message.id).collect(),
             waiting: self.waiting.iter().map(|(place, (message, _))| (id(message), *place)).collect(),
             told: self.waiting.values().filter_map(|(message, told)| Some((id(message), (*told)?))).collect(),
-            behind: HashMap::new(),
+            ..Known::default()
         }
     }
 

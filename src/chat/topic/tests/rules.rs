@@ -129,6 +129,9 @@ fn what_home_may_have_forgotten_is_resumed_from_before_the_words_that_stand_befo
     assert_eq!(home.overtaken_by(None), [], "once is enough");
     let back = home.number(Some(B), [3, 4].map(message), &Known::default());
     assert_eq!((tellings(&back), back[1].message.since), (vec![(3, 1), (4, 1)], Some(1)));
+    let said_since = Known { fresh: [id(3)].into(), ..Known::default() };
+    let fresh = home.number(Some(B), [message(3)], &said_since);
+    assert_eq!((tellings(&fresh), fresh[0].message.since), (vec![(3, 3)], None), "it was not said before");
     // The peer knows of longer ago.
     let longer = Message { since: Some(0), ..message(5) };
     assert_eq!(tellings(&home.number(Some(B), [longer.clone()], &Known::default())), [(3, 0)]);
@@ -137,6 +140,21 @@ fn what_home_may_have_forgotten_is_resumed_from_before_the_words_that_stand_befo
     assert!(home.has_all_of(B, 1) && !home.has_all_of(B, 1));
     let new = home.number(Some(B), [message(3), longer], &Known::default());
     assert_eq!((tellings(&new), new[1].message.since), (vec![(3, 3), (4, 4)], None));
+}
+
+#[test]
+fn a_replica_knows_what_was_said_after_home_asked() {
+    let mut replica = topic(Some(B), Head::default());
+    replica.posted(2);
+    replica.asked(B, 7);
+    assert_eq!(replica.fresh_from(), 2);
+    replica.posted(1);
+    replica.asked(B, 7);
+    assert_eq!(replica.fresh_from(), 2, "it is the same question");
+    replica.asked(B, 8);
+    assert_eq!(replica.fresh_from(), 3);
+    let home = topic(None, Head::default());
+    assert!(home.is_of_this_run(1) && !home.is_of_this_run(0) && !replica.is_of_this_run(1));
 }
 
 #[test]

@@ -30,6 +30,7 @@ pub const SIGHTS: &[&str] = &[
     "unknown to a reader's node",
     "told again",
     "said anew",
+    "reopened",
 ];
 
 #[derive(Debug, Clone)]
@@ -38,7 +39,7 @@ pub enum Note {
     Head { head: Mark, asks: u64, waits: bool },
     Outline { asked: Mark, places: Vec<Mark> },
     Changes { after: Mark, messages: Vec<Message> },
-    Posts { after: Mark, messages: Vec<Message>, more: bool, asks: u64 },
+    Posts { after: Mark, messages: Vec<Message>, more: bool, asks: u64, old: usize },
 }
 
 pub struct Node {
@@ -69,7 +70,8 @@ pub struct World {
     /// Home waits for others for a while only.
     pub hasty: bool,
     pub restored: Vec<bool>,
-    pub home_started: bool,
+    /// All nodes run all the time; home forgets what it has in memory, at most.
+    pub calm: bool,
     /// Starts of nodes.
     runs: u64,
     sights: Sights,
@@ -105,12 +107,17 @@ pub fn run(seed: u64) -> Sights {
 
 impl World {
     fn new(mut rng: Rng, count: usize) -> Self {
-        let hasty = rng.chance(50);
+        let (hasty, calm) = (rng.chance(50), rng.chance(20));
         let node = |at: usize| {
             let mut disk = Disk { known: at == 0, ..Disk::default() };
             let peers = if at == 0 { 1..count } else { 0..1 };
             disk.links = peers.map(|n| (peer(n), (false, None))).collect();
-            Node { topic: disk.open(at, 1), backup: disk.clone(), disk }
+            let mut topic = disk.open(at, 1);
+            if calm && at > 0 {
+                // Whoever speaks first has heard of it by then.
+                topic.asked(peer(0), 1);
+            }
+            Node { topic, backup: disk.clone(), disk }
         };
         let mut nodes: Vec<_> = (0..count).map(node).collect();
         // Somebody else but home may have made it.
@@ -131,7 +138,7 @@ impl World {
             another: BTreeSet::new(),
             hasty,
             restored: vec![false; count],
-            home_started: false,
+            calm,
             runs: 1,
             sights: Sights::new(),
         }
@@ -152,9 +159,10 @@ impl World {
             20..50 => self.tell(at),
             50..80 => self.deliver_any(),
             80..84 => self.lose(),
-            84..88 => self.crash(at),
+            84..88 if !self.calm => self.crash(at),
+            84..88 => self.reopen(),
             88..90 => self.nodes[at].backup = self.nodes[at].disk.clone(),
-            90..92 => self.restore(at),
+            90..92 if !self.calm => self.restore(at),
             92..94 => self.toggle(),
             94..95 => self.forge(),
             _ => self.now = self.now.plus(Duration::from_millis(self.rng.between(1, 30_000))),
@@ -266,6 +274,7 @@ impl World {
             Due::Posts => {
                 let page: Vec<_> = node.disk.waiting.iter().take(PAGE).collect();
                 let (count, through) = (page.len(), page.last().map_or(0, |(place, _)| **place));
+                let old = page.iter().filter(|(place, _)| **place < node.topic.fresh_from()).count();
                 let messages = page.into_iter().map(|(_, (message, _))| message.clone()).collect();
                 let more = node.topic.waiting() > count;
                 let again = node.topic.replica().is_some_and(|replica| replica.flight.is_some());
@@ -273,7 +282,7 @@ impl World {
                 if again {
                     self.see("in flight again");
                 }
-                Note::Posts { after: head, messages, more, asks }
+                Note::Posts { after: head, messages, more, asks, old }
             }
         }
     }
@@ -356,10 +365,13 @@ impl World {
                     }
                 }
             }
-            Note::Posts { after, messages, more, asks } => {
+            Note::Posts { after, messages, more, asks, old } => {
                 let mine = node.disk.chain(after.revision);
                 if node.topic.may_post(sender, after, mine) {
-                    let known = node.disk.known();
+                    let mut known = node.disk.known();
+                    if node.topic.is_of_this_run(asks) {
+                        known.fresh.extend(messages[old..].iter().filter_map(|message| message.id));
+                    }
                     let entries = node.topic.number(Some(sender), messages, &known);
                     self.append(at, entries, &[], Some(sender));
                     if !more {
@@ -394,9 +406,17 @@ impl World {
         self.see("lost");
     }
 
+    /// The chat was not used at home for long.
+    fn reopen(&mut self) {
+        let home = &mut self.nodes[0];
+        home.topic = home.disk.open(0, 1);
+        let peers: Vec<_> = home.topic.peers().collect();
+        peers.into_iter().for_each(|peer| home.topic.compare(peer));
+        self.see("reopened");
+    }
+
     pub fn crash(&mut self, at: usize) {
         self.hang_up(at);
-        self.home_started |= at == 0;
         let node = &mut self.nodes[at];
         self.runs += 1;
         node.topic = node.disk.open(at, self.runs);
