@@ -242,7 +242,7 @@ impl Admin for Service {
     ) -> Result<Response<RenameServerResponse>, Status> {
         self.federation.rename(server_id(&request.into_inner().new_server_id)?).await?;
         let former_ids = self.federation.former_ids().iter().map(ToString::to_string).collect();
-        let to_tell = self.federation.peers().iter().filter(|peer| peer.row().known_as.is_some()).count();
+        let to_tell = self.federation.peers().iter().filter(|peer| peer.known_as().is_some()).count();
         Ok(Response::new(RenameServerResponse {
             former_ids,
             peers_to_tell: u64::try_from(to_tell).unwrap_or(u64::MAX),

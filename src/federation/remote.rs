@@ -208,7 +208,7 @@ impl Remote {
 
     /// The id of this node, and the one that the peer still knows it by.
     fn ids(&self) -> (ServerId, Option<ServerId>) {
-        self.inner.with_own_id(|own| (own.clone(), self.peer.row().known_as))
+        self.inner.with_own_id(|own| (own.clone(), self.peer.known_as()))
     }
 
     async fn tell_new_id(&self, open: &Open, own: &ServerId, known_as: ServerId) -> Result<(), CallError> {
@@ -263,7 +263,7 @@ impl Remote {
     /// The peer is to be reached elsewhere than where this stream leads, or has to
     /// hear of our new id before it gets anything more.
     pub fn is_stale(&self, stream: &Stream) -> bool {
-        self.peer.target() != stream.target || self.peer.row().known_as.is_some()
+        self.peer.target() != stream.target || self.peer.known_as().is_some()
     }
 
     /// The connection is in use.
