@@ -145,9 +145,10 @@ async fn serve_with<S>(
             cut: cut.child_token(),
             tasks: tasks.clone(),
         };
-        let (acceptor, cut) = (acceptor.clone(), cut.clone());
+        // Boxed, for the task to hold room for it once.
+        let (connection, cut) = (Box::pin(host.connection(acceptor.clone(), tcp, remote)), cut.clone());
         tasks.spawn(async move {
-            cut.run_until_cancelled_owned(host.connection(acceptor, tcp, remote)).await;
+            cut.run_until_cancelled_owned(connection).await;
             drop(place);
         });
     }
@@ -214,7 +215,7 @@ where
         let stream = match acceptor {
             None => Stream::Plain(tcp),
             Some(acceptor) => {
-                match self.stop.run_until_cancelled(timeout(self.handshake, acceptor.accept(tcp))).await {
+                match self.stop.run_until_cancelled(Box::pin(timeout(self.handshake, acceptor.accept(tcp)))).await {
                     None => return,
                     Some(Err(_)) => return tracing::debug!(%remote, "no TLS handshake in time"),
                     Some(Ok(Err(cause))) => return tracing::debug!(%remote, %cause, "TLS handshake failed"),
@@ -225,7 +226,8 @@ where
         let connection = Connection::new(remote, NEXT.fetch_add(1, Ordering::Relaxed));
         let last_word = LastWord(connection.clone());
         self.http(stream, &connection).await;
-        connection.close(UNACKNOWLEDGED + Duration::from_secs(1)).await;
+        // What begins and ends a connection is boxed: it takes no room while one is idle.
+        Box::pin(connection.close(UNACKNOWLEDGED + Duration::from_secs(1))).await;
         drop(last_word);
     }
 
