@@ -60,7 +60,7 @@ impl Service {
         };
         let millis = |at: Option<Millis>| at.map_or(0, |at| at.0);
         Ok(PeerDetail {
-            peer: Some(self.federation.describe(peer).await?),
+            peer: Some(self.federation.describe(peer)),
             key: row.key.map_or_else(Bytes::new, |key| Bytes::copy_from_slice(key.key.as_bytes())),
             key_origin: match row.key.map(|key| key.origin) {
                 None => "none",

@@ -182,6 +182,7 @@ impl Driver {
     ) -> Self {
         let remote = Arc::new(Remote::new(inner.clone(), peer.clone()));
         let noted_kind = machine.kind();
+        peer.set_state(machine.state());
         Self {
             row_id: peer.row_id(),
             newest: peer.watch_newest(),
@@ -363,6 +364,7 @@ impl Driver {
             }
         }
         self.peer.set_failing(self.machine.failing());
+        self.peer.set_state(self.machine.state());
         self.note_kind();
     }
 

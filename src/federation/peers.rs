@@ -4,7 +4,12 @@
 //! Owns the bounds of the peer's queue and lists and the memory of its nonces. Its row is
 //! changed by the registry alone; its streams by its driver alone.
 
-use super::{delivery, driver::Command, lists::Lists, stream::Mark};
+use super::{
+    delivery::{self, State},
+    driver::Command,
+    lists::Lists,
+    stream::Mark,
+};
 use crate::{
     error::Error,
     net::{
@@ -44,6 +49,9 @@ const UNHEARD: u8 = 0;
 const TAKES_NOT: u8 = 1;
 const TAKES: u8 = 2;
 
+/// What the delivery machine's states are called outside.
+const STATES: [&str; 3] = ["live", "retrying", "queued"];
+
 /// How calls in either direction went. Inbound and outbound are apart: one may
 /// work while the other does not.
 #[derive(Debug, Clone, Default)]
@@ -73,6 +81,8 @@ pub struct Peer {
     queued_events: AtomicU64,
     queued_bytes: AtomicU64,
     failing: AtomicBool,
+    /// Index into [`STATES`].
+    state: AtomicU8,
     /// What it said of batches, in this process's life.
     courier: AtomicU8,
     /// Ends its stream of batches to us.
@@ -95,6 +105,7 @@ impl Peer {
             queued_events: AtomicU64::new(queued.0),
             queued_bytes: AtomicU64::new(queued.1),
             failing: AtomicBool::new(false),
+            state: AtomicU8::new(0),
             courier: AtomicU8::new(UNHEARD),
             stream: Mutex::default(),
             lists: Lists::default(),
@@ -307,6 +318,20 @@ impl Peer {
 
     pub(super) fn set_failing(&self, failing: bool) {
         self.failing.store(failing, Relaxed);
+    }
+
+    /// "live", "retrying" or "queued", as its driver told last.
+    pub fn state(&self) -> &'static str {
+        STATES[usize::from(self.state.load(Relaxed)) % STATES.len()]
+    }
+
+    pub(super) fn set_state(&self, state: State) {
+        let index = match state {
+            State::Live => 0,
+            State::Retrying { .. } => 1,
+            State::Queued => 2,
+        };
+        self.state.store(index, Relaxed);
     }
 
     pub(super) fn note_outbound(&self, error: Option<&str>) {
