@@ -8,7 +8,7 @@ use crate::{
     load::mailroom,
     parties::percentile,
     process::NodeProcess,
-    report::{Aim, Figure, Report},
+    report::{Aim, Figure, Report, median},
 };
 use bytes::Bytes;
 use pillarbox::{
@@ -168,15 +168,18 @@ async fn beside_the_dead(report: &mut Report, size: Size) -> Result<(), Failure>
     exhume(&living.a, size.peers).await?;
     alone.add(living.fare(size).await?);
 
+    // Those before and after together: each round of the others stands beside their median.
+    let typical = |alone: &[f64]| vec![median(alone); size.rounds];
     for (dead, fare, aims) in [("a moment ago", fresh, false), ("minutes ago", settled, true)] {
         let name = format!("beside {} peers that died {dead}", size.peers);
-        let rate = Figure::new(format!("Courier {name}"), "/s", fare.rates).beside("without them", alone.rates.clone());
+        let rate =
+            Figure::new(format!("Courier {name}"), "/s", fare.rates).beside("without them", typical(&alone.rates));
         let p99 =
-            Figure::new(format!("one event {name}, p99"), "µs", fare.p99).beside("without them", alone.p99.clone());
+            Figure::new(format!("one event {name}, p99"), "µs", fare.p99).beside("without them", typical(&alone.p99));
         let idle = Figure::new(format!("CPU of the idle node {name}"), "ms/s", fare.idle);
         report.add(&if aims { rate.aim(Aim::Ratio(0.95)) } else { rate });
         report.add(&if aims { p99.aim(Aim::RatioAtMost(1.1)) } else { p99 });
-        report.add(&idle.beside("without them", alone.idle.clone()));
+        report.add(&idle.beside("without them", typical(&alone.idle)));
     }
     Ok(())
 }
