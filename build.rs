@@ -1,7 +1,7 @@
 //! Compiles `proto/` with protox (no `protoc` on the user's machine) and
 //! generates the Rust of floor 0.
 //!
-//! Two departures from the stock generators:
+//! Three departures from the stock generators:
 //! - `chat.Chat` has methods `New` and `Connect`, whose Rust names collide with
 //!   the generated client's own; they become `new_chat` and `connect_chat`
 //!   here, the wire names stay.
@@ -10,6 +10,7 @@
 //!   `Event` are generated as `bytes`, which read the same wire, and
 //!   `PostboxService` takes and gives raw messages. The descriptor that the
 //!   reflection service hands out is the unchanged one.
+//! - `Courier`, of which each peer has a stream, gets a codec of small buffers.
 
 use prost::Message;
 use prost_build::{Method, Service, ServiceGenerator};
@@ -47,6 +48,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         .service_generator(Box::new(Services {
             stock: tonic_prost_build::configure().service_generator(),
             raw: tonic_prost_build::configure().codec_path("crate::net::codec::RawCodec").service_generator(),
+            lean: tonic_prost_build::configure().codec_path("crate::net::codec::LeanCodec").service_generator(),
         }))
         .compile_fds(with_raw_events(set))?;
     Ok(())
@@ -70,6 +72,7 @@ fn with_raw_events(mut set: FileDescriptorSet) -> FileDescriptorSet {
 struct Services {
     stock: Box<dyn ServiceGenerator>,
     raw: Box<dyn ServiceGenerator>,
+    lean: Box<dyn ServiceGenerator>,
 }
 
 impl ServiceGenerator for Services {
@@ -86,6 +89,7 @@ impl ServiceGenerator for Services {
                 }
                 &mut self.raw
             }
+            ("pillarbox.federation.v1", "Courier") => &mut self.lean,
             _ => &mut self.stock,
         };
         inner.generate(service, buf);

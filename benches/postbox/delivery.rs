@@ -10,17 +10,28 @@ use crate::{
     report::{Aim, Figure, Report},
 };
 use pillarbox::{
+    admin::client::{self, Client},
     bench::{
         baselines::fdatasyncs,
         events::{Shape, event},
         mailroom::Mailroom,
         usage::{cpu, memory},
     },
-    proto::pillarbox::postbox::v1::Received,
+    proto::pillarbox::{
+        admin::v1::ShowPeerRequest,
+        postbox::v1::{Peer, Received},
+    },
     store::Store,
 };
-use std::{ops::Range, time::Instant};
+use std::{
+    ops::Range,
+    time::{Duration, Instant},
+};
+use tokio::time::{sleep, timeout};
 use tonic::Streaming;
+
+const LOOK: Duration = Duration::from_millis(10);
+const PATIENCE: Duration = Duration::from_secs(600);
 
 /// Two nodes that know each other and have met.
 pub async fn pair(a: &NodeProcess, b: &NodeProcess) -> Result<Mailroom, Failure> {
@@ -89,9 +100,11 @@ pub async fn queue_let_go(
     backend.fill(&b.server_id, shape, numbers).await?;
     a.ok(&["queue", "release", &b.server_id]);
     // The clock starts when the first are gone: the command took its time, too.
-    let first = backend.until(&b.server_id, "sent to", |peer| peer.queued < wanted).await?;
+    // The operator's question is about this peer alone, however many there are.
+    let mut operator = client::connect(&a.dir().join("admin.sock")).await?;
+    let first = until(&mut operator, &b.server_id, |peer| peer.queued < wanted).await?;
     let (since, used) = (Instant::now(), [cpu(a.pid())?, cpu(b.pid())?]);
-    backend.until(&b.server_id, "up to date", |peer| peer.queued == 0).await?;
+    until(&mut operator, &b.server_id, |peer| peer.queued == 0).await?;
     let (count, took) = (first.queued as f64, since.elapsed().as_secs_f64());
     let cpu = [(cpu(a.pid())? - used[0]) * 1e6 / count, (cpu(b.pid())? - used[1]) * 1e6 / count];
     if let Some(log) = log {
@@ -100,6 +113,20 @@ pub async fn queue_let_go(
         }
     }
     Ok(Passage { rate: count / took, cpu })
+}
+
+/// Looks at one peer until it is so.
+async fn until(operator: &mut Client, id: &str, is: impl Fn(&Peer) -> bool) -> Result<Peer, Failure> {
+    let look = async {
+        loop {
+            let detail = operator.show_peer(ShowPeerRequest { server_id: id.to_owned() }).await?.into_inner();
+            if let Some(peer) = detail.peer.filter(&is) {
+                return Ok::<_, Failure>(peer);
+            }
+            sleep(LOOK).await;
+        }
+    };
+    timeout(PATIENCE, look).await.map_err(|_| format!("{id} was not as it should be within {PATIENCE:?}"))?
 }
 
 /// Microseconds of one event at a time, from the call that stores it at A until a

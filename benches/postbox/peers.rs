@@ -8,7 +8,7 @@ use crate::{
     load::mailroom,
     parties::percentile,
     process::NodeProcess,
-    report::{Aim, Figure, Report},
+    report::{Aim, Figure, Report, median},
 };
 use bytes::Bytes;
 use pillarbox::{
@@ -16,11 +16,11 @@ use pillarbox::{
     bench::{
         events::{Shape, event},
         mailroom::Mailroom,
-        usage::memory,
+        usage::{cpu, memory},
     },
     proto::pillarbox::{
-        admin::v1::{AddPeerRequest, ListPeersRequest},
-        postbox::v1::{Peer, SendRequest},
+        admin::v1::{AddPeerRequest, ListPeersRequest, RemovePeerRequest},
+        postbox::v1::{Peer, Received, SendRequest},
     },
     types::PublicKey,
 };
@@ -30,12 +30,17 @@ use std::{
     time::Duration,
 };
 use tokio::time::{sleep, timeout};
+use tonic::Streaming;
 
 /// What was just done leaves nothing more to do by then.
 const SETTLED: Duration = Duration::from_secs(2);
 const PATIENCE: Duration = Duration::from_secs(300);
 /// Longer than an idle connection is kept.
 const SILENT: Duration = Duration::from_secs(90);
+/// Then a peer has been dead longer than the longest pause between two tries of it.
+const LONG_DEAD: Duration = Duration::from_secs(120);
+/// A node is watched doing nothing.
+const IDLE: Duration = Duration::from_secs(5);
 /// Streams that are being opened at a time.
 const OPENING: usize = 16;
 
@@ -145,35 +150,92 @@ async fn of_the_receiver(size: Size) -> Result<f64, Failure> {
     Ok((after - before) / count as f64)
 }
 
-/// Two nodes, first alone, then one of them with peers that are dead: half of those
-/// refuse connections, half never say a word.
+/// Two nodes: alone, beside peers of one of them that died a moment ago, beside the same
+/// when they have been dead for a while, and alone again. Half of the dead refuse
+/// connections, half never say a word.
 async fn beside_the_dead(report: &mut Report, size: Size) -> Result<(), Failure> {
     let dirs = [crate::directory()?, crate::directory()?];
     let (a, b) = (NodeProcess::start(dirs[0].path(), &[]), NodeProcess::start(dirs[1].path(), &[]));
     let (sender, silent) = (pair(&a, &b).await?, TcpListener::bind("127.0.0.1:0")?);
     // A link is held as long as its stream.
     let there = mailroom(&b).await?;
-    let mut log = there.receive().await?;
-    let (mut rates, mut slowest, mut from) = ([vec![], vec![]], [vec![], vec![]], 0);
-    for at in 0..2 {
-        if at == 1 {
-            bury(&a, &sender, size.peers, silent.local_addr()?).await?;
-        }
-        for _ in 0..size.rounds {
-            let until = from + size.couriered;
-            let passage = queue_let_go(&a, &b, &sender, Shape::Rejected, from..until, Some(&mut log)).await?;
-            rates[at].push(passage.rate);
-            from = until + size.timed as u64;
-            let mut times = ways(&sender, &b, &mut log, (Shape::Rejected, until..from)).await?;
-            slowest[at].push(percentile(&mut times, 0.99));
-        }
+    let mut living = Living { log: there.receive().await?, a, b, sender, from: 0 };
+    let mut alone = living.fare(size).await?;
+    bury(&living.a, &living.sender, size.peers, silent.local_addr()?).await?;
+    let fresh = living.fare(size).await?;
+    sleep(LONG_DEAD).await;
+    let settled = living.fare(size).await?;
+    exhume(&living.a, size.peers).await?;
+    alone.add(living.fare(size).await?);
+
+    // Those before and after together: each round of the others stands beside their median.
+    let typical = |alone: &[f64]| vec![median(alone); size.rounds];
+    for (dead, fare, aims) in [("a moment ago", fresh, false), ("minutes ago", settled, true)] {
+        let name = format!("beside {} peers that died {dead}", size.peers);
+        let rate =
+            Figure::new(format!("Courier {name}"), "/s", fare.rates).beside("without them", typical(&alone.rates));
+        let p99 =
+            Figure::new(format!("one event {name}, p99"), "µs", fare.p99).beside("without them", typical(&alone.p99));
+        let idle = Figure::new(format!("CPU of the idle node {name}"), "ms/s", fare.idle);
+        report.add(&if aims { rate.aim(Aim::Ratio(0.95)) } else { rate });
+        report.add(&if aims { p99.aim(Aim::RatioAtMost(1.1)) } else { p99 });
+        report.add(&idle.beside("without them", typical(&alone.idle)));
     }
-    let ([alone, beside], [p99_alone, p99]) = (rates, slowest);
-    let name = format!("beside {} dead peers", size.peers);
-    let rate = Figure::new(format!("Courier {name}"), "/s", beside).beside("without them", alone);
-    report.add(&rate.aim(Aim::Ratio(0.95)));
-    let p99 = Figure::new(format!("one event {name}, p99"), "µs", p99).beside("without them", p99_alone);
-    report.add(&p99.aim(Aim::RatioAtMost(1.1)));
+    Ok(())
+}
+
+/// How the one that lives fares, by rounds.
+#[derive(Default)]
+struct Fare {
+    /// Events a second.
+    rates: Vec<f64>,
+    /// Microseconds of one event, the slowest of a hundred.
+    p99: Vec<f64>,
+    /// Milliseconds on a core a second, of the sender while nothing is sent.
+    idle: Vec<f64>,
+}
+
+impl Fare {
+    fn add(&mut self, other: Self) {
+        self.rates.extend(other.rates);
+        self.p99.extend(other.p99);
+        self.idle.extend(other.idle);
+    }
+}
+
+/// Two nodes, and what they have sent.
+struct Living {
+    a: NodeProcess,
+    b: NodeProcess,
+    sender: Mailroom,
+    log: Streaming<Received>,
+    from: u64,
+}
+
+impl Living {
+    async fn fare(&mut self, size: Size) -> Result<Fare, Failure> {
+        let mut fare = Fare::default();
+        for _ in 0..size.rounds {
+            let before = cpu(self.a.pid())?;
+            sleep(IDLE).await;
+            fare.idle.push((cpu(self.a.pid())? - before) * 1e3 / IDLE.as_secs_f64());
+            let until = self.from + size.couriered;
+            let Self { a, b, sender, log, from } = self;
+            fare.rates.push(queue_let_go(a, b, sender, Shape::Rejected, *from..until, Some(log)).await?.rate);
+            *from = until + size.timed as u64;
+            let mut times = ways(sender, b, log, (Shape::Rejected, until..*from)).await?;
+            fare.p99.push(percentile(&mut times, 0.99));
+        }
+        Ok(fare)
+    }
+}
+
+/// The dead are peers no more.
+async fn exhume(node: &NodeProcess, count: usize) -> Result<(), Failure> {
+    let mut operator_of = operator(node).await?;
+    for number in 0..count {
+        operator_of.remove_peer(RemovePeerRequest { server_id: crowd::id(number) }).await?;
+    }
     Ok(())
 }
 

@@ -60,7 +60,7 @@ impl Service {
         };
         let millis = |at: Option<Millis>| at.map_or(0, |at| at.0);
         Ok(PeerDetail {
-            peer: Some(self.federation.describe(peer).await?),
+            peer: Some(self.federation.describe(peer)),
             key: row.key.map_or_else(Bytes::new, |key| Bytes::copy_from_slice(key.key.as_bytes())),
             key_origin: match row.key.map(|key| key.origin) {
                 None => "none",
@@ -242,7 +242,7 @@ impl Admin for Service {
     ) -> Result<Response<RenameServerResponse>, Status> {
         self.federation.rename(server_id(&request.into_inner().new_server_id)?).await?;
         let former_ids = self.federation.former_ids().iter().map(ToString::to_string).collect();
-        let to_tell = self.federation.peers().iter().filter(|peer| peer.row().known_as.is_some()).count();
+        let to_tell = self.federation.peers().iter().filter(|peer| peer.known_as().is_some()).count();
         Ok(Response::new(RenameServerResponse {
             former_ids,
             peers_to_tell: u64::try_from(to_tell).unwrap_or(u64::MAX),

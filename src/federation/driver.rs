@@ -137,7 +137,7 @@ pub struct Driver {
     row_id: PeerId,
     machine: Delivery,
     remote: Arc<Remote>,
-    commands: mpsc::Receiver<Command>,
+    commands: mpsc::Receiver<Box<Command>>,
     newest: watch::Receiver<u64>,
     jobs: JoinSet<Finished>,
     inputs: VecDeque<Input>,
@@ -176,12 +176,13 @@ impl Driver {
         inner: Arc<Inner>,
         peer: Arc<Peer>,
         machine: Delivery,
-        commands: mpsc::Receiver<Command>,
+        commands: mpsc::Receiver<Box<Command>>,
         saver: Saver,
         applied: Mark,
     ) -> Self {
         let remote = Arc::new(Remote::new(inner.clone(), peer.clone()));
         let noted_kind = machine.kind();
+        peer.set_state(machine.state());
         Self {
             row_id: peer.row_id(),
             newest: peer.watch_newest(),
@@ -219,35 +220,42 @@ impl Driver {
 
     /// Runs until `stop`; then finishes the Push in flight and saves what is
     /// to be saved.
-    pub async fn run(mut self, stop: CancellationToken) {
-        self.give(Input::Tick).await;
+    ///
+    /// There are many drivers, and nearly all are waiting: what they do then is
+    /// boxed, for the task to have only the room of one that waits.
+    pub async fn run(mut self: Box<Self>, stop: CancellationToken) {
+        Box::pin(self.give(Input::Tick)).await;
         loop {
-            let deadline = self.machine.deadline();
             // An overdue timer is not left to the runtime's budget.
-            if deadline.is_some_and(|at| at <= Instant::now()) {
-                self.give(Input::Tick).await;
+            if self.machine.deadline().is_some_and(|at| at <= Instant::now()) {
+                Box::pin(self.give(Input::Tick)).await;
             }
-            let deadline = self.machine.deadline();
-            let (idle, forget_at) = (self.remote.close_idle(), self.forget_at);
-            let page_until = self.next_page.as_ref().map(|page| page.until);
+            let due = self.next_due();
             tokio::select! {
                 () = stop.cancelled() => break,
-                Some(command) = self.commands.recv() => self.on_command(command).await,
+                Some(command) = self.commands.recv() => Box::pin(self.on_command(*command)).await,
                 Ok(()) = self.newest.changed() => {
                     let newest = *self.newest.borrow_and_update();
-                    self.give(Input::Stored { newest }).await;
+                    Box::pin(self.give(Input::Stored { newest })).await;
                 }
-                Some(finished) = self.jobs.join_next() => self.on_joined(finished).await,
-                told = session::told(&mut self.session) => self.on_told(told).await,
-                () = sleep_until(deadline.unwrap_or_else(Instant::now).into()), if deadline.is_some() => {
-                    self.give(Input::Tick).await;
-                }
-                () = sleep_until(forget_at.unwrap_or_else(Instant::now).into()), if forget_at.is_some() => self.save_next(),
-                () = sleep_until(page_until.unwrap_or_else(Instant::now).into()), if page_until.is_some() => self.next_page = None,
-                () = sleep_until(idle.unwrap_or_else(tokio::time::Instant::now)), if idle.is_some() => {}
+                Some(finished) = self.jobs.join_next() => Box::pin(self.on_joined(finished)).await,
+                told = session::told(&mut self.session) => Box::pin(self.on_told(told)).await,
+                () = sleep_until(due.unwrap_or_else(Instant::now).into()), if due.is_some() => {}
             }
         }
-        self.finish().await;
+        Box::pin(self.finish()).await;
+    }
+
+    /// Does what is due but for the machine; returns when something will be.
+    fn next_due(&mut self) -> Option<Instant> {
+        let now = Instant::now();
+        if self.forget_at.is_some_and(|at| at <= now) {
+            self.save_next();
+        }
+        self.next_page.take_if(|page| page.until <= now);
+        let page_until = self.next_page.as_ref().map(|page| page.until);
+        let idle_at = self.remote.close_idle().map(tokio::time::Instant::into_std);
+        [self.machine.deadline(), self.forget_at, page_until, idle_at].into_iter().flatten().min()
     }
 
     async fn finish(&mut self) {
@@ -356,6 +364,7 @@ impl Driver {
             }
         }
         self.peer.set_failing(self.machine.failing());
+        self.peer.set_state(self.machine.state());
         self.note_kind();
     }
 

@@ -4,7 +4,12 @@
 //! Owns the bounds of the peer's queue and lists and the memory of its nonces. Its row is
 //! changed by the registry alone; its streams by its driver alone.
 
-use super::{delivery, driver::Command, lists::Lists, stream::Mark};
+use super::{
+    delivery::{self, State},
+    driver::Command,
+    lists::Lists,
+    stream::Mark,
+};
 use crate::{
     error::Error,
     net::{
@@ -19,7 +24,7 @@ use bytes::Bytes;
 use std::{
     collections::{HashSet, VecDeque},
     sync::{
-        Mutex, MutexGuard, PoisonError, RwLock,
+        Arc, Mutex, MutexGuard, PoisonError, RwLock,
         atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering::Relaxed},
     },
     time::{Duration, Instant},
@@ -44,6 +49,9 @@ const UNHEARD: u8 = 0;
 const TAKES_NOT: u8 = 1;
 const TAKES: u8 = 2;
 
+/// What the delivery machine's states are called outside.
+const STATES: [&str; 3] = ["live", "retrying", "queued"];
+
 /// How calls in either direction went. Inbound and outbound are apart: one may
 /// work while the other does not.
 #[derive(Debug, Clone, Default)]
@@ -65,12 +73,16 @@ pub struct QueueBounds {
 
 pub struct Peer {
     row_id: PeerId,
-    row: RwLock<PeerRow>,
-    commands: mpsc::Sender<Command>,
+    /// Shared with the registry's owner.
+    row: RwLock<Arc<PeerRow>>,
+    /// Boxed, as a channel makes room for many at once.
+    commands: mpsc::Sender<Box<Command>>,
     newest: watch::Sender<u64>,
     queued_events: AtomicU64,
     queued_bytes: AtomicU64,
     failing: AtomicBool,
+    /// Index into [`STATES`].
+    state: AtomicU8,
     /// What it said of batches, in this process's life.
     courier: AtomicU8,
     /// Ends its stream of batches to us.
@@ -82,7 +94,7 @@ pub struct Peer {
 
 impl Peer {
     /// `queued`: events and bytes that wait already.
-    pub fn new(row: PeerRow, commands: mpsc::Sender<Command>, newest: u64, queued: (u64, u64)) -> Self {
+    pub fn new(row: Arc<PeerRow>, commands: mpsc::Sender<Box<Command>>, newest: u64, queued: (u64, u64)) -> Self {
         let health =
             Health { outbound_ok_at: row.outbound_ok_at, inbound_ok_at: row.inbound_ok_at, ..Health::default() };
         Self {
@@ -93,6 +105,7 @@ impl Peer {
             queued_events: AtomicU64::new(queued.0),
             queued_bytes: AtomicU64::new(queued.1),
             failing: AtomicBool::new(false),
+            state: AtomicU8::new(0),
             courier: AtomicU8::new(UNHEARD),
             stream: Mutex::default(),
             lists: Lists::default(),
@@ -107,10 +120,14 @@ impl Peer {
 
     /// A copy of its row as it is now.
     pub fn row(&self) -> PeerRow {
+        PeerRow::clone(&self.shared_row())
+    }
+
+    fn shared_row(&self) -> Arc<PeerRow> {
         self.row.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    pub(super) fn set_row(&self, row: PeerRow) {
+    pub(super) fn set_row(&self, row: Arc<PeerRow>) {
         let (key, removed) = (row.key.map(|key| key.key), row.removed);
         let was = std::mem::replace(&mut *self.row.write().unwrap_or_else(PoisonError::into_inner), row);
         if removed || key != was.key.map(|key| key.key) {
@@ -131,7 +148,7 @@ impl Peer {
     /// How events go to it: "courier" (batches) or "push" (one at a time); "unknown"
     /// before this process has heard what a pillarbox takes.
     pub fn lane(&self) -> &'static str {
-        let row = self.row();
+        let row = self.shared_row();
         match (row.kind, self.courier.load(Relaxed)) {
             (PeerKind::Unknown, _) | (PeerKind::Pillarbox, UNHEARD) => "unknown",
             (PeerKind::Pillarbox, TAKES) if row.transport != PeerTransport::Hrpc => "courier",
@@ -153,15 +170,20 @@ impl Peer {
     }
 
     pub fn server_id(&self) -> ServerId {
-        self.row().server_id
+        self.shared_row().server_id.clone()
     }
 
     pub fn key(&self) -> Option<PublicKey> {
-        self.row().key.map(|key| key.key)
+        self.shared_row().key.map(|key| key.key)
     }
 
     pub fn transport(&self) -> Transport {
-        self.row().transport
+        self.shared_row().transport
+    }
+
+    /// The id by which it still knows this node, if it has not heard of a new one.
+    pub fn known_as(&self) -> Option<ServerId> {
+        self.shared_row().known_as.clone()
     }
 
     /// Where and how to connect.
@@ -253,7 +275,7 @@ impl Peer {
 
     /// Hands a command to the driver; UNAVAILABLE when too many wait.
     pub(super) fn command(&self, command: Command) -> Result<(), Error> {
-        self.commands.try_send(command).map_err(|error| match error {
+        self.commands.try_send(Box::new(command)).map_err(|error| match error {
             mpsc::error::TrySendError::Full(_) => {
                 Error::unavailable(format!("too many calls of {} wait", self.server_id()))
             }
@@ -263,7 +285,7 @@ impl Peer {
 
     /// Hands over the operator's word, which waits its turn.
     pub(super) async fn tell(&self, command: Command) -> Result<(), Error> {
-        match self.commands.send_timeout(command, TELL_PATIENCE).await {
+        match self.commands.send_timeout(Box::new(command), TELL_PATIENCE).await {
             Ok(()) => Ok(()),
             Err(_) => Err(Error::unavailable(format!("{} is busy or being removed; try again", self.server_id()))),
         }
@@ -296,6 +318,20 @@ impl Peer {
 
     pub(super) fn set_failing(&self, failing: bool) {
         self.failing.store(failing, Relaxed);
+    }
+
+    /// "live", "retrying" or "queued", as its driver told last.
+    pub fn state(&self) -> &'static str {
+        STATES[usize::from(self.state.load(Relaxed)) % STATES.len()]
+    }
+
+    pub(super) fn set_state(&self, state: State) {
+        let index = match state {
+            State::Live => 0,
+            State::Retrying { .. } => 1,
+            State::Queued => 2,
+        };
+        self.state.store(index, Relaxed);
     }
 
     pub(super) fn note_outbound(&self, error: Option<&str>) {

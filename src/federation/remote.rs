@@ -40,7 +40,7 @@ use tokio::{
     sync::{RwLock, RwLockReadGuard, mpsc},
     time::{Instant, timeout_at},
 };
-use tokio_stream::wrappers::ReceiverStream;
+use tokio_stream::{StreamExt, wrappers::ReceiverStream};
 use tonic::{Code, Status, metadata::MetadataValue};
 use tonic_types::StatusExt;
 
@@ -129,7 +129,7 @@ struct Open {
     link: Link,
     transport: Transport,
     /// What the operator, or `Key`, said of the peer when it was dialled.
-    target: Target,
+    target: Arc<Target>,
 }
 
 /// An open stream for batches.
@@ -137,11 +137,12 @@ pub struct Stream {
     /// The id of the peer when it was opened.
     pub destination: ServerId,
     pub nonce: Nonce,
-    pub batches: mpsc::Sender<Batch>,
+    /// Boxed, as a channel makes room for many at once.
+    pub batches: mpsc::Sender<Box<Batch>>,
     pub receipts: tonic::Streaming<Receipt>,
     /// The receipt that came before any batch.
     pub first: Receipt,
-    target: Target,
+    target: Arc<Target>,
 }
 
 fn header(token: String) -> MetadataValue<tonic::metadata::Ascii> {
@@ -201,14 +202,14 @@ impl Remote {
             drop(under_way);
             let _alone = self.under_way.write().await;
             if let (own, Some(known_as)) = self.ids() {
-                self.tell_new_id(open, &own, known_as).await?;
+                Box::pin(self.tell_new_id(open, &own, known_as)).await?;
             }
         }
     }
 
     /// The id of this node, and the one that the peer still knows it by.
     fn ids(&self) -> (ServerId, Option<ServerId>) {
-        self.inner.with_own_id(|own| (own.clone(), self.peer.row().known_as))
+        self.inner.with_own_id(|own| (own.clone(), self.peer.known_as()))
     }
 
     async fn tell_new_id(&self, open: &Open, own: &ServerId, known_as: ServerId) -> Result<(), CallError> {
@@ -239,7 +240,7 @@ impl Remote {
         let token = postbox_token::mint_with(&self.inner.key, &own, &destination, opening, unix_seconds(), nonce);
         // The window bounds what is under way: here only the next batch waits.
         let (batches, outgoing) = mpsc::channel(1);
-        let mut request = tonic::Request::new(ReceiverStream::new(outgoing));
+        let mut request = tonic::Request::new(ReceiverStream::new(outgoing).map(|batch: Box<Batch>| *batch));
         request.metadata_mut().insert("authorization", header(token));
         let origin = open.link.origin();
         let mut client = CourierClient::with_origin(Strict(open.link), origin);
@@ -263,7 +264,7 @@ impl Remote {
     /// The peer is to be reached elsewhere than where this stream leads, or has to
     /// hear of our new id before it gets anything more.
     pub fn is_stale(&self, stream: &Stream) -> bool {
-        self.peer.target() != stream.target || self.peer.row().known_as.is_some()
+        self.peer.target() != *stream.target || self.peer.known_as().is_some()
     }
 
     /// The connection is in use.
@@ -319,7 +320,7 @@ impl Remote {
         let target = self.peer.target();
         {
             let kept = self.open.lock().unwrap_or_else(PoisonError::into_inner);
-            let good = |open: &Open| !open.link.is_closed() && open.target == target;
+            let good = |open: &Open| !open.link.is_closed() && *open.target == target;
             if let Some((open, _)) = kept.as_ref().filter(|(open, _)| good(open)) {
                 return Ok(open.clone());
             }
@@ -333,7 +334,8 @@ impl Remote {
             }
             false => (None, DIAL),
         };
-        let link = self.inner.dialer.dial(&target, deadline.min(Instant::now() + patience)).await?;
+        // Boxed here and below: rare and large, it would take room in every call, and while it waits for its place.
+        let link = Box::pin(self.inner.dialer.dial(&target, deadline.min(Instant::now() + patience))).await?;
         let transport = match self.peer.transport() {
             // Why it fails may be that it speaks something else now.
             _ if self.peer.is_failing() => self.introduce(&link).await?,
@@ -346,15 +348,15 @@ impl Remote {
             Transport::Hrpc => Transport::Hrpc,
             Transport::Grpc | Transport::Unknown => self.introduce(&link).await?,
         };
-        let open = Open { link, transport, target };
+        let open = Open { link, transport, target: target.into() };
         *self.open.lock().unwrap_or_else(PoisonError::into_inner) = Some((open.clone(), Instant::now() + UNUSED));
         Ok(open)
     }
 
     /// Finds out by `Key` what the peer speaks and who it is.
     async fn introduce(&self, link: &Link) -> Result<Transport, CallError> {
-        let introduction = ask_key(link).await?;
-        self.inner.note_introduction(&self.peer, &introduction).await?;
+        let introduction = Box::pin(ask_key(link)).await?;
+        Box::pin(self.inner.note_introduction(&self.peer, &introduction)).await?;
         Ok(introduction.transport)
     }
 }

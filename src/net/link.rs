@@ -121,12 +121,12 @@ impl Link {
                 .max_header_list_size(HEADER_LIST)
                 .handshake(TokioIo::new(io))
                 .await?;
-            tasks.tracker.spawn(life.run(connection));
+            tasks.tracker.spawn(life.run(Box::pin(connection)));
             Sender::H2(sender)
         } else {
             let (sender, connection) =
                 http1::Builder::new().max_buf_size(HTTP1_BUFFER).handshake(TokioIo::new(io)).await?;
-            tasks.tracker.spawn(life.run(connection));
+            tasks.tracker.spawn(life.run(Box::pin(connection)));
             Sender::H1(Arc::new(Turns { turn: Semaphore::new(1), sender: Mutex::new(Some(sender)) }))
         };
         Ok(Self { sender, shared: Arc::new(Shared { made, closed, _gone: gone.drop_guard() }) })
@@ -268,12 +268,11 @@ struct Life {
 }
 
 impl Life {
-    async fn run<C>(self, connection: C)
+    /// The connection is dropped before its tasks are waited for: they end when it is gone.
+    async fn run<C>(self, mut connection: Pin<Box<C>>)
     where
         C: Future<Output = Result<(), hyper::Error>>,
     {
-        // Boxed, to be dropped before its tasks are waited for: they end when it is gone.
-        let mut connection = Box::pin(connection);
         tokio::select! {
             _ = &mut connection => {}
             () = self.cut.cancelled() => {}

@@ -157,9 +157,10 @@ pub(super) async fn serve_with<S>(
             cut: cut.child_token(),
             tasks: tasks.clone(),
         };
-        let (acceptor, cut) = (acceptor.clone(), cut.clone());
+        // Boxed, for the task to hold room for it once.
+        let (connection, cut) = (Box::pin(host.connection(acceptor.clone(), tcp, remote)), cut.clone());
         tasks.spawn(async move {
-            cut.run_until_cancelled_owned(host.connection(acceptor, tcp, remote)).await;
+            cut.run_until_cancelled_owned(connection).await;
             drop(place);
         });
     }
@@ -226,7 +227,8 @@ where
         let stream = match acceptor {
             None => Stream::Plain(tcp),
             Some(acceptor) => {
-                match self.stop.run_until_cancelled(timeout(self.times.handshake, acceptor.accept(tcp))).await {
+                let accepting = Box::pin(timeout(self.times.handshake, acceptor.accept(tcp)));
+                match self.stop.run_until_cancelled(accepting).await {
                     None => return,
                     Some(Err(_)) => return tracing::debug!(%remote, "no TLS handshake in time"),
                     Some(Ok(Err(cause))) => return tracing::debug!(%remote, %cause, "TLS handshake failed"),
@@ -237,7 +239,8 @@ where
         let connection = Connection::new(remote, NEXT.fetch_add(1, Ordering::Relaxed));
         let last_word = LastWord(connection.clone());
         self.http(stream, &connection).await;
-        connection.close(UNACKNOWLEDGED + Duration::from_secs(1)).await;
+        // What begins and ends a connection is boxed: it takes no room while one is idle.
+        Box::pin(connection.close(UNACKNOWLEDGED + Duration::from_secs(1))).await;
         drop(last_word);
     }
 

@@ -16,6 +16,8 @@ where
     F::Output: Send + 'static,
 {
     fn execute(&self, future: F) {
-        self.tracker.spawn(self.cut.clone().run_until_cancelled_owned(future));
+        // Boxed: what is wrapped around it would hold room for it three times, for as long as a stream or
+        // connection lasts.
+        self.tracker.spawn(self.cut.clone().run_until_cancelled_owned(Box::pin(future)));
     }
 }

@@ -37,7 +37,7 @@ use tokio::{
     sync::{OwnedSemaphorePermit, mpsc, oneshot},
     time::{Instant, sleep_until, timeout, timeout_at},
 };
-use tokio_stream::{Stream, wrappers::ReceiverStream};
+use tokio_stream::{Stream, StreamExt, wrappers::ReceiverStream};
 use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status, Streaming, metadata::MetadataMap};
 
@@ -100,6 +100,8 @@ impl Federation {
     }
 }
 
+/// To the sender. Boxed, as a channel makes room for many at once.
+type Told = Result<Box<Receipt>, Status>;
 type Receipts = Pin<Box<dyn Stream<Item = Result<Receipt, Status>> + Send>>;
 
 #[tonic::async_trait]
@@ -114,7 +116,7 @@ impl Courier for Service {
         self.0.metrics.calls.with_label_values(&[Method::Deliver.name(), &format!("{code:?}")]).inc();
         let (inbound, receipts) = opened?;
         self.0.tasks.spawn(inbound.run(batches));
-        Ok(Response::new(Box::pin(ReceiverStream::new(receipts))))
+        Ok(Response::new(Box::pin(ReceiverStream::new(receipts).map(|receipt| receipt.map(|receipt| *receipt)))))
     }
 }
 
@@ -123,7 +125,7 @@ impl Service {
         &self,
         metadata: &MetadataMap,
         address: Option<IpAddr>,
-    ) -> Result<(Inbound, mpsc::Receiver<Result<Receipt, Status>>), Error> {
+    ) -> Result<(Inbound, mpsc::Receiver<Told>), Error> {
         let inner = &self.0;
         let caller = inner.admit(Method::Deliver, metadata, address, &[]).await?;
         let (peer, nonce) = (caller.peer, caller.nonce.unwrap_or_default());
@@ -165,7 +167,7 @@ struct Inbound {
     nonce: Vec<u8>,
     ended: CancellationToken,
     line: Arc<Line>,
-    receipts: mpsc::Sender<Result<Receipt, Status>>,
+    receipts: mpsc::Sender<Told>,
     /// For the batch that comes next.
     place: Option<OwnedSemaphorePermit>,
     /// Read, and without a place yet.
@@ -194,7 +196,7 @@ impl Inbound {
             biased;
             () = gone.closed() => return,
             () = ended.cancelled() => Err(self.why_ended()),
-            () = stop.cancelled() => Err(self.farewell().await),
+            () = stop.cancelled() => Err(Box::pin(self.farewell()).await),
             outcome = self.take_all(&mut batches) => outcome,
         };
         self.line.set_broken();
@@ -244,11 +246,12 @@ impl Inbound {
                 Next::Place(place) => {
                     let place = place.map_err(|_| Error::unavailable("the node stops"))?;
                     if let Some((cargo, _)) = self.waiting.take() {
-                        self.hand_over(cargo, place).await?;
+                        Box::pin(self.hand_over(cargo, place)).await?;
                     }
                 }
                 Next::Batch(Ok(Some(batch))) => {
-                    self.on_batch(batch).await?;
+                    // Boxed: most streams are idle most of the time.
+                    Box::pin(self.on_batch(batch)).await?;
                     idle_at = Instant::now() + IDLE_STREAM;
                 }
                 Next::Batch(Ok(None)) => over = true,
@@ -323,7 +326,7 @@ impl Inbound {
     fn answer(&mut self, state: Mark) -> Result<(), &'static str> {
         self.granted = grant(self.granted, self.covered, self.inner.batches.available_permits());
         let receipt = Receipt { state: Some(state.into()), batches: self.covered, granted: self.granted };
-        self.receipts.try_send(Ok(receipt)).map_err(|_| "the receipts are not read")
+        self.receipts.try_send(Ok(Box::new(receipt))).map_err(|_| "the receipts are not read")
     }
 }
 

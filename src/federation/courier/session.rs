@@ -17,7 +17,7 @@ use crate::{
     proto::pillarbox::federation::v1::Receipt,
     types::PeerId,
 };
-use std::{sync::Arc, time::Duration};
+use std::{pin::Pin, sync::Arc, time::Duration};
 use tokio::{
     sync::{mpsc, watch},
     time::{Instant, sleep_until, timeout, timeout_at},
@@ -56,7 +56,7 @@ pub enum Told {
 pub struct Session {
     pub orders: watch::Sender<Orders>,
     /// Dropped: the session ends at once.
-    pub told: mpsc::Receiver<Told>,
+    pub told: mpsc::Receiver<Box<Told>>,
 }
 
 /// A session, and the task that it is.
@@ -64,11 +64,11 @@ pub fn start(
     inner: Arc<Inner>,
     peer: &Peer,
     remote: Arc<Remote>,
-) -> (Session, impl Future<Output = ()> + Send + use<>) {
+) -> (Session, Pin<Box<impl Future<Output = ()> + Send + use<>>>) {
     let (orders, ordered) = watch::channel(Orders::default());
     let (told, heard) = mpsc::channel(TOLD_MAX);
     let task = Task { row_id: peer.row_id(), newest: peer.watch_newest(), inner, remote, orders: ordered, told };
-    (Session { orders, told: heard }, task.run())
+    (Session { orders, told: heard }, Box::pin(task.run()))
 }
 
 struct Task {
@@ -77,7 +77,8 @@ struct Task {
     remote: Arc<Remote>,
     newest: watch::Receiver<u64>,
     orders: watch::Receiver<Orders>,
-    told: mpsc::Sender<Told>,
+    /// Boxed, as a channel makes room for many at once.
+    told: mpsc::Sender<Box<Told>>,
 }
 
 /// The driver is not interested any more.
@@ -122,12 +123,13 @@ impl Task {
     }
 
     async fn tell(&self, told: Told) -> Result<(), Gone> {
-        self.told.send(told).await.map_err(|_| Gone)
+        self.told.send(Box::new(told)).await.map_err(|_| Gone)
     }
 
     async fn attempt(&mut self) -> Result<(), End> {
         let deadline = Instant::now() + PATIENCE;
-        let opened = timeout_at(deadline, self.remote.deliver(deadline)).await;
+        // Boxed: dialling is large, and a session lasts.
+        let opened = timeout_at(deadline, Box::pin(self.remote.deliver(deadline))).await;
         let Some(mut stream) = opened.map_err(|_| late("no stream"))?? else {
             return Ok(self.tell(Told::NoCourier).await?);
         };
@@ -192,7 +194,7 @@ impl Task {
                     };
                     let last = Mark { epoch: after.epoch, number: last.number, id: last.id };
                     self.inner.metrics.events_sent.with_label_values(&["courier"]).inc_by(rows.len() as u64);
-                    room.send(seal(&self.inner.key, &stream.destination, &stream.nonce, after, rows));
+                    room.send(Box::new(seal(&self.inner.key, &stream.destination, &stream.nonce, after, rows)));
                     window.sent(Instant::now().into_std(), last);
                     idle_at = Instant::now() + IDLE;
                 }

@@ -133,7 +133,7 @@ impl Driver {
         let Some((asked, reply)) = self.asked.take() else { return };
         let mut page = Page { rows: vec![], state: self.applied };
         // A peer that has not heard of our new id gets nothing under it: it is told first.
-        let Some(after) = after.filter(|_| self.peer.row().known_as.is_none()) else {
+        let Some(after) = after.filter(|_| self.peer.known_as().is_none()) else {
             let _ = reply.send(Ok(page));
             return;
         };

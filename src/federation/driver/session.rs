@@ -81,7 +81,7 @@ impl Driver {
 pub(super) async fn told(session: &mut Option<Session>) -> Told {
     let Some(session) = session else { return pending().await };
     match session.told.recv().await {
-        Some(told) => told,
+        Some(told) => *told,
         // Its last word is always that it ended.
         None => Told::Ended(Err(CallError::transient("the session is gone"))),
     }

@@ -32,7 +32,7 @@ const FIRST_PULL_SPREAD: Duration = Duration::from_millis(20);
 
 pub struct Owner {
     asks: mpsc::Receiver<Ask>,
-    pub(super) rows: HashMap<PeerId, PeerRow>,
+    pub(super) rows: HashMap<PeerId, Arc<PeerRow>>,
     running: HashMap<PeerId, (CancellationToken, JoinHandle<()>)>,
 }
 
@@ -52,7 +52,7 @@ impl Owner {
         let spread =
             (FIRST_PULL_SPREAD * u32::try_from(rows.len()).unwrap_or(u32::MAX)).min(inner.config.pull_interval);
         for row in rows {
-            let id = row.id;
+            let (id, row) = (row.id, Arc::new(row));
             self.rows.insert(id, row.clone());
             if row.removed || inner.is_denied(&row.server_id) {
                 continue;
@@ -140,6 +140,7 @@ impl Owner {
     pub(super) async fn put(&mut self, inner: &Inner, peer: &Peer, was: PeerRow, row: PeerRow) -> Result<(), Error> {
         if row != was {
             inner.store.submit(Change::PutPeer(row.clone().into())).await?;
+            let row = Arc::new(row);
             self.rows.insert(row.id, row.clone());
             peer.set_row(row);
         }
@@ -207,6 +208,7 @@ impl Owner {
         let stream = StreamOut { epoch, settled: 0, settled_id: 0, queued: false };
         let op = Op::from(Change::PutPeer(row.clone().into())).with(Change::PutOut { peer: id, stream });
         inner.store.submit(op).await?;
+        let row = Arc::new(row);
         self.rows.insert(id, row.clone());
         tracing::info!(peer = %row.server_id, "peer added");
         // A crash while the peer was being removed may have left some of its queue.
@@ -219,7 +221,7 @@ impl Owner {
     fn start(
         &mut self,
         inner: &Arc<Inner>,
-        row: PeerRow,
+        row: Arc<PeerRow>,
         stream: StreamOut,
         applied: Mark,
         queue: Option<QueueTotal>,
@@ -234,7 +236,7 @@ impl Owner {
         let waits = queue.map_or((0, 0), |queue| (queue.rows, queue.bytes));
         let peer = Arc::new(Peer::new(row, commands, newest, waits));
         let saver = Saver::new(peer.row_id(), stream);
-        let driver = Driver::new(inner.clone(), peer.clone(), machine, receiver, saver, applied);
+        let driver = Box::new(Driver::new(inner.clone(), peer.clone(), machine, receiver, saver, applied));
         let stop = inner.stop.child_token();
         let handle = inner.tasks.spawn(driver.run(stop.clone()));
         self.running.insert(peer.row_id(), (stop, handle));

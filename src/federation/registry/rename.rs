@@ -25,7 +25,7 @@ impl Owner {
         let found = self.known(inner, peer)?;
         let was = found.row();
         let next = (next_id != was.server_id).then(|| next_id.clone());
-        let taken = |other: &PeerRow| {
+        let taken = |other: &Arc<PeerRow>| {
             other.id != peer
                 && !other.removed
                 && (other.server_id == next_id || other.next_id.as_ref() == Some(&next_id))
@@ -70,8 +70,9 @@ impl Owner {
         if let Some(gone) = holder
             && let Some(row) = self.rows.get_mut(&gone.id)
         {
-            row.server_id = format!("removed-{}.invalid:1", gone.id.0).parse()?;
+            Arc::make_mut(row).server_id = format!("removed-{}.invalid:1", gone.id.0).parse()?;
         }
+        let row = Arc::new(row);
         self.rows.insert(peer, row.clone());
         found.set_row(row);
         let mut map = inner.registry.map.write().unwrap_or_else(PoisonError::into_inner);
@@ -104,11 +105,11 @@ impl Owner {
         let until = Millis::now().plus(FORMER_KEPT);
         let mut op = Op::from(Change::PutFormerId { server_id: old.clone(), until })
             .with(Change::PutNode { server_id: new_id.clone(), port });
-        let mut told: Vec<PeerRow> = vec![];
+        let mut told: Vec<Arc<PeerRow>> = vec![];
         for row in self.rows.values().filter(|row| !row.removed && row.known_as.is_none()) {
-            let row = PeerRow { known_as: Some(old.clone()), ..row.clone() };
+            let row = PeerRow { known_as: Some(old.clone()), ..PeerRow::clone(row) };
             op.push(Change::PutPeer(row.clone().into()));
-            told.push(row);
+            told.push(Arc::new(row));
         }
         inner.store.submit(op).await?;
         let mut peers = vec![];
