@@ -46,10 +46,12 @@ The token of the gateway comes from PILLARBOX_TOKEN or --token-file.";
       --token-file /etc/web.token --data-dir /var/lib/web \\
       --listen 0.0.0.0:443 --tls-cert cert.pem --tls-key key.pem
   For scripts, one line when it is ready:
-    pillarbox gateway --backend http://127.0.0.1:7443 --listen 127.0.0.1:0 --json | jq -r .url
-
-The cursor and the key are files in --data-dir [default: ./pillarbox-gateway].")]
+    pillarbox gateway --backend http://127.0.0.1:7443 --listen 127.0.0.1:0 --json | jq -r .url")]
 pub struct Args {
+    /// Where its key and its cursor are kept [default: ./pillarbox-gateway]
+    // In the place of the one that all commands have, which is a node's.
+    #[arg(long, value_name = "DIR", env = "PILLARBOX_DATA_DIR")]
+    data_dir: Option<PathBuf>,
     /// The node: https://host:port, or http://127.0.0.1:port for one without TLS on this machine
     #[arg(long, value_name = "URL")]
     backend: String,
@@ -104,12 +106,12 @@ pub struct Args {
 }
 
 /// Runs a gateway until it is told to stop, or cannot go on.
-pub fn run(args: Args, data_dir: Option<PathBuf>, out: &mut Out) -> Result<(), Failure> {
+pub fn run(args: Args, out: &mut Out) -> Result<(), Failure> {
     let format = match args.log_format {
         LogFlag::Text => LogFormat::Text,
         LogFlag::Json => LogFormat::Json,
     };
-    let config = config(args, data_dir.unwrap_or_else(|| PathBuf::from("pillarbox-gateway")))?;
+    let config = config(args)?;
     start_log(format)?;
     raise_open_files();
     let runtime = tokio::runtime::Builder::new_multi_thread()
@@ -122,7 +124,8 @@ pub fn run(args: Args, data_dir: Option<PathBuf>, out: &mut Out) -> Result<(), F
     result
 }
 
-fn config(args: Args, data_dir: PathBuf) -> Result<Config, Failure> {
+fn config(args: Args) -> Result<Config, Failure> {
+    let data_dir = args.data_dir.unwrap_or_else(|| PathBuf::from("pillarbox-gateway"));
     let token = token(args.token_file.as_deref())?;
     let usage = |error: crate::client::Error| Failure::Usage(error.to_string().replacen("node", "--backend", 1));
     let mut options = Options::new(&args.backend, &args.id, &token).map_err(usage)?;

@@ -102,7 +102,7 @@ impl Gateway {
     pub async fn start(config: Config) -> Result<Self, StartError> {
         let Config { id, backend, options, listen, tls, cursor_file, key_file, allow_origins, limits, keep_alive } =
             config;
-        crate::types::check_user_name("--id", &id)?;
+        crate::types::check_name("--id", "a gateway's id", &id)?;
         tls.check(listen)?;
         for file in [&cursor_file, &key_file] {
             make_directory(file)?;
