@@ -24,6 +24,7 @@ use std::{os::unix::fs::PermissionsExt, path::Path};
 use tempfile::TempDir;
 use tokio::time::{Instant, timeout};
 use tonic::{
+    Code,
     body::Body,
     metadata::{Ascii, MetadataValue},
 };
@@ -197,6 +198,23 @@ async fn of_two_gateways_with_one_id_the_older_ends_with_exit_1() {
     let mut client = stream(&newer, &alice, None).await.unwrap();
     stage.publish("alice", 1).await;
     assert_eq!(number(&client.event().await), 1);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_gateway_that_was_too_slow_says_so_and_does_not_blame_the_backend() {
+    let backend = Backend::start().await;
+    let dir = tempfile::tempdir().unwrap();
+    let dir = dir.path().join("web");
+    let gateway = GatewayProcess::start(&dir, TOKEN, &["--backend", &backend.url()]);
+    ready(&gateway).await;
+    backend.publish("alice", "1");
+    eventually!(dir.join("web.cursor").exists());
+    backend.forget();
+    backend.kill(Code::OutOfRange);
+    eventually!(log(&dir).contains("subscribed from now on: what came since"));
+    let log = log(&dir);
+    assert!(log.contains("too slow and fell out of the backend's window"), "{log}");
+    assert!(!log.contains("the backend is away"), "{log}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
