@@ -55,10 +55,13 @@ impl Push {
         Ok(())
     }
 
-    async fn trim(&self) -> Result<(), Error> {
+    /// What has left the window goes.
+    pub(super) async fn trim(&self) -> Result<(), Error> {
         let config = &self.0.config;
         loop {
             let before = Millis::now().minus(config.window_age);
+        // One does it, and the others find it done.
+        let _turn = self.0.trimming.lock().await;
             let Some(through) = self.0.store.push_excess(before, config.window_events).await? else { return Ok(()) };
             self.raise_floor(through);
             self.0.store.submit(Row::Trim { through }).await?;

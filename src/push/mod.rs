@@ -52,9 +52,9 @@ struct Inner {
     pages: Pages,
     /// The lowest cursor that can be gone on from. Raised before rows go.
     floor: AtomicU64,
-    /// When a gateway was there last, as it is on disk. Held while the log is
-    /// opened or closed.
-    seen_at: tokio::sync::Mutex<Millis>,
+    /// Held while the log is opened or closed.
+    seen: tokio::sync::Mutex<Seen>,
+    trimming: tokio::sync::Mutex<()>,
     stop: CancellationToken,
     tasks: TaskTracker,
 }
@@ -79,7 +79,8 @@ impl Push {
             metrics,
             pages: Pages::default(),
             floor: AtomicU64::new(floor),
-            seen_at: tokio::sync::Mutex::new(seen_at),
+            seen: tokio::sync::Mutex::new(Seen { at: seen_at, here: false, since: Instant::now() }),
+            trimming: tokio::sync::Mutex::default(),
             stop,
             tasks: TaskTracker::new(),
         }));

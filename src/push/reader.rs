@@ -58,14 +58,21 @@ impl Push {
             None => false,
         };
         // What was looked for may have gone meanwhile: then the floor has risen.
-        let oldest = self.floor();
-        let (cursor, reset) = match window::start(cursor, oldest, found) {
+        let mut oldest = self.floor();
+        let start = window::start(cursor, oldest, found);
+        let (cursor, reset) = match start {
             Start::Resume(cursor) => (cursor, None),
             Start::Fresh(reset) => (newest, reset),
         };
+        let begins_afresh = matches!(start, Start::Fresh(_));
         if let Some(reset) = reset {
             self.0.metrics.push_resets.with_label_values(&[reset.as_str()]).inc();
             tracing::warn!(gateway, why = reset.as_str(), "a gateway's cursor is of no use; it begins afresh");
+        }
+        if begins_afresh {
+            // What it is told can be gone on from: nothing below is still to be cleared away.
+            self.trim().await?;
+            oldest = self.floor();
         }
         seat.live.set_cursor(cursor);
         let reader = Reader { push: self.clone(), seat, head, cursor, seen: cursor, place: None, ahead: None };

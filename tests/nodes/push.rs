@@ -206,6 +206,26 @@ async fn a_cursor_outside_the_window_begins_afresh_and_says_why() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_oldest_cursor_that_is_told_is_the_edge_of_the_window() {
+    let node = TestNode::start_with(|config| config.push.window_events = 10).await;
+    let (gateway, service) = pair(&node).await;
+    drop(gateway.subscribe("web", "").await.unwrap());
+    let first = service.tell("alice", 0).await;
+    for n in 1..40 {
+        service.tell("alice", n).await;
+    }
+    let mut resets = vec![];
+    for cursor in ["", "no cursor", &first] {
+        let feed = gateway.subscribe("web", cursor).await.unwrap();
+        let mut kept = gateway.subscribe("web", &feed.oldest).await.unwrap();
+        assert_eq!((kept.reset.take(), kept.number().await), (None, 30), "{cursor:?}");
+        resets.push(feed.reset);
+    }
+    // Once it was told, what it tells of is all that is kept.
+    assert_eq!(resets, [None, Some("unknown".into()), Some("expired".into())]);
+}
+
 async fn a_gateway_that_does_not_read_falls_out_of_the_window_and_is_told() {
     let node = TestNode::start_with(|config| config.push.window_events = 20).await;
     let (gateway, service) = pair(&node).await;
