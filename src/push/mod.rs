@@ -38,6 +38,7 @@ use std::sync::{
     Arc,
     atomic::{AtomicU64, Ordering::Acquire},
 };
+use tokio::time::Instant;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 /// The handle; clones are the same log.
@@ -57,6 +58,16 @@ struct Inner {
     trimming: tokio::sync::Mutex<()>,
     stop: CancellationToken,
     tasks: TaskTracker,
+}
+
+/// When a gateway was there last.
+struct Seen {
+    /// As it is on disk.
+    at: Millis,
+    /// One was there in this life of the node.
+    here: bool,
+    /// When that was; before, when this life began.
+    since: Instant,
 }
 
 impl Push {

@@ -18,7 +18,7 @@ use crate::{
 };
 use futures_util::stream;
 use std::sync::{Arc, atomic::Ordering::AcqRel};
-use tokio::sync::watch;
+use tokio::{sync::watch, time::Instant};
 use tokio_stream::Stream;
 use tokio_util::task::AbortOnDropHandle;
 use tonic::Status;
@@ -81,12 +81,13 @@ impl Push {
 
     /// A gateway is there: the log is written, and stays open for a window.
     pub(super) async fn note_gateway(&self, now: Millis) -> Result<(), Error> {
-        let mut seen_at = self.0.seen_at.lock().await;
-        if self.wanted() && !window::is_note_due(*seen_at, now, self.0.config.window_age) {
+        let mut seen = self.0.seen.lock().await;
+        (seen.here, seen.since) = (true, Instant::now());
+        if self.wanted() && !window::is_note_due(seen.at, now, self.0.config.window_age) {
             return Ok(());
         }
         self.0.store.submit(Row::Open { seen_at: now }).await?;
-        *seen_at = now;
+        seen.at = now;
         Ok(())
     }
 
