@@ -10,6 +10,7 @@ import contract
 from node import PATIENCE, until
 from scenarios_chat import Talker
 from scenarios_router import refused
+from stream import Stream
 
 
 class Caller:
@@ -40,7 +41,7 @@ class Caller:
         return stub.Check(request, metadata=self._metadata, timeout=PATIENCE)
 
 
-class Feed:
+class Feed(Stream):
     """An open SubscribePush."""
 
     def __init__(self, call):
@@ -88,7 +89,7 @@ def gateway(node, _):
 
     publishing = threading.Thread(target=publish)
     publishing.start()
-    feed.die()
+    feed.close()
     while len(seen) < count:
         feed = web.subscribe("web", cursor)
         assert feed.reset is None, feed.reset
@@ -97,14 +98,14 @@ def gateway(node, _):
             assert event.cursor > cursor, (event.cursor, cursor)
             cursor = event.cursor
             seen.append(json.loads(event.client_event.payload))
-        feed.die()
+        feed.close()
     publishing.join()
     assert seen == list(range(count)), seen
 
     # A newer stream of one gateway id replaces the older one.
     older, newer = web.subscribe("web", cursor), None
     newer = web.subscribe("web", cursor)
-    assert older.ends() == grpc.StatusCode.ABORTED
+    assert older.ends()[0] == grpc.StatusCode.ABORTED
 
     # Cursors that are of no use.
     for unknown in ("9" * 19, "9" * 20, "x", str(int(cursor))):
@@ -133,13 +134,13 @@ def gateway(node, _):
 
     # Whoever may not.
     for caller in (shop, Caller(node, "gateway:app"), Caller(node, "user:carol")):
-        feed_code = caller.subscribe("web").ends()
-        assert feed_code == grpc.StatusCode.PERMISSION_DENIED, feed_code
+        code, text = caller.subscribe("web").ends()
+        assert code == grpc.StatusCode.PERMISSION_DENIED, (code, text)
     refused(grpc.StatusCode.PERMISSION_DENIED, web.publish, "alice", {})
     refused(grpc.StatusCode.PERMISSION_DENIED, shop.check, bob.token)
     refused(grpc.StatusCode.INVALID_ARGUMENT, shop.publish, "alice", {}, "chat.message")
 
     # A gateway's own token.
     node.run("token", "revoke", web.token_id)
-    assert newer.ends() == grpc.StatusCode.UNAUTHENTICATED
-    until(lambda: web.subscribe("web").ends() == grpc.StatusCode.UNAUTHENTICATED, "a revoked gateway stays out")
+    assert newer.ends()[0] == grpc.StatusCode.UNAUTHENTICATED
+    until(lambda: web.subscribe("web").ends()[0] == grpc.StatusCode.UNAUTHENTICATED, "a revoked gateway stays out")
