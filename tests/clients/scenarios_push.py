@@ -45,23 +45,9 @@ class Feed(Stream):
     """An open SubscribePush."""
 
     def __init__(self, call):
-        self._call = call
+        super().__init__(call)
         headers = dict(call.initial_metadata())
         self.reset, self.oldest = headers.get("x-cursor-reset"), headers.get("x-oldest-cursor")
-
-    def next(self):
-        return next(self._call)
-
-    def ends(self):
-        """The code it ends with."""
-        try:
-            while True:
-                next(self._call)
-        except grpc.RpcError as error:
-            return error.code()
-
-    def die(self):
-        self._call.cancel()
 
 
 def gateway(node, _):
@@ -71,7 +57,8 @@ def gateway(node, _):
     assert shop.publish("alice", {}).cursor == ""
     feed = web.subscribe("web")
     assert feed.reset is None and len(feed.oldest) == 20 and feed.oldest.isdigit(), feed.oldest
-    fields = {"event_id": "e-1", "request_id": "r-1", "trace_id": "t-1", "device_session_id": "5f3a9c01"}
+    phone = Caller(node, "user:alice")
+    fields = {"event_id": "e-1", "request_id": "r-1", "trace_id": "t-1", "device_session_id": phone.token_id}
     answer = shop.publish("alice", {"order": 17}, kind="orders.shipped", **fields)
     assert shop.publish("alice", {"order": 17}, kind="orders.shipped", **fields) == answer, "stored once"
     first = feed.next()
@@ -139,6 +126,8 @@ def gateway(node, _):
     refused(grpc.StatusCode.PERMISSION_DENIED, web.publish, "alice", {})
     refused(grpc.StatusCode.PERMISSION_DENIED, shop.check, bob.token)
     refused(grpc.StatusCode.INVALID_ARGUMENT, shop.publish, "alice", {}, "chat.message")
+    text = refused(grpc.StatusCode.NOT_FOUND, lambda: shop.publish("bob", {}, device_session_id=phone.token_id))
+    assert text.startswith("device_session_id: "), text
 
     # A gateway's own token.
     node.run("token", "revoke", web.token_id)
