@@ -138,7 +138,8 @@ impl Gateway {
             signer,
             origins: allow_origins.into(),
             keep_alive,
-            sockets: tasks.clone(),
+            tasks: tasks.clone(),
+            stop: stop[1].clone(),
             checks: http::Checks::default(),
         });
         let places = address_limits(&limits, &tls);

@@ -19,7 +19,7 @@ use pillarbox::{
 use serde_json::Value;
 use std::{net::SocketAddr, path::Path, time::Duration};
 use tempfile::TempDir;
-use tokio::time::timeout;
+use tokio::{io::AsyncWriteExt, net::TcpStream, time::timeout};
 use tonic::Code;
 
 /// A backend, a gateway before it, and alice signed in twice, bob once.
@@ -382,6 +382,26 @@ async fn an_invalidation_during_an_outage_is_heard_of_afterwards() {
     assert_eq!(gone.closed().await, "revoked");
     stage.backend.publish("alice", "2");
     assert_eq!(stays.event().await.text(), "2");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn clients_that_go_before_they_are_answered_do_not_cost_the_subscription() {
+    let stage = Stage::set_with(|config| config.tls.behind_proxy = true).await;
+    let mut stays = stage.stream("b1", None).await;
+    let request = b"GET /events?token=a1 HTTP/1.1\r\nhost: gateway\r\n\r\n";
+    for _ in 0..40 {
+        let mut leaving = vec![];
+        for _ in 0..50 {
+            let mut stream = TcpStream::connect(stage.address).await.unwrap();
+            stream.write_all(request).await.unwrap();
+            leaving.push(stream);
+        }
+    }
+    // Each of them was looked up, or never noticed.
+    stage.backend.publish("bob", "1");
+    assert_eq!(stays.event().await.text(), "1");
+    assert_eq!(stage.backend.asked().len(), 1, "it subscribed once");
+    eventually!(stage.gateway().clients() == 1);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
