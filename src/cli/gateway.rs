@@ -25,6 +25,9 @@ use std::{
 };
 use tokio::time::timeout;
 
+/// Open files besides those of clients: the node, the log, the cursor, the listener.
+const OTHER_FILES: u64 = 40;
+
 pub const ABOUT: &str = "Hand a node's events on to browsers
 
 Subscribes to a node's push channel (galaxy.backend.push.v1) as the principal
@@ -111,9 +114,9 @@ pub fn run(args: Args, out: &mut Out) -> Result<(), Failure> {
         LogFlag::Text => LogFormat::Text,
         LogFlag::Json => LogFormat::Json,
     };
-    let config = config(args)?;
+    let mut config = config(args)?;
     start_log(format)?;
-    raise_open_files();
+    bound_by_files(&mut config.limits, raise_open_files());
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()
@@ -122,6 +125,21 @@ pub fn run(args: Args, out: &mut Out) -> Result<(), Failure> {
     // What did not end by itself must not hold up the exit.
     runtime.shutdown_background();
     result
+}
+
+/// Each client is an open file, and a gateway that has no more of them reaches
+/// its node no longer.
+fn bound_by_files(limits: &mut Limits, files: Option<u64>) {
+    let Some(files) = files else { return };
+    let room = usize::try_from(files.saturating_sub(OTHER_FILES)).unwrap_or(usize::MAX).max(1);
+    if room < limits.clients {
+        tracing::warn!(
+            open_files = files,
+            clients = room,
+            "fewer files may be open than --max-clients needs, and more clients are not let in; raise ulimit -n"
+        );
+    }
+    limits.connections = limits.connections.min(room);
 }
 
 fn config(args: Args) -> Result<Config, Failure> {
@@ -144,6 +162,8 @@ fn config(args: Args) -> Result<Config, Failure> {
     }
     let count = |number: u32| usize::try_from(number).unwrap_or(usize::MAX);
     let limits = Limits {
+        // Room to tell clients that there is none.
+        connections: count(args.max_clients) + 1_024,
         clients: count(args.max_clients),
         clients_per_user: count(args.max_clients_per_user),
         ring_events: count(args.keep_events),

@@ -22,6 +22,9 @@ use std::{
 /// What a gateway has room for.
 #[derive(Debug, Clone, Copy)]
 pub struct Limits {
+    /// Connections; those beyond are closed without a word. Some more than
+    /// clients, so that who has no room is told.
+    pub connections: usize,
     /// Streams of clients.
     pub clients: usize,
     /// Streams of one user.
@@ -36,6 +39,7 @@ pub struct Limits {
 impl Default for Limits {
     fn default() -> Self {
         Self {
+            connections: 11_024,
             clients: 10_000,
             clients_per_user: 20,
             ring_events: 10_000,

@@ -207,12 +207,12 @@ fn make_directory(file: &Path) -> Result<(), StartError> {
 
 /// What one address may use. Behind a proxy all clients have the proxy's.
 fn address_limits(limits: &Limits, tls: &net::Config) -> limits::Limits {
-    let clients = u32::try_from(limits.clients).unwrap_or(u32::MAX).saturating_add(1_024);
+    let connections = u32::try_from(limits.connections).unwrap_or(u32::MAX).max(1);
     let of_one = |limit: u32| if tls.behind_proxy { 0 } else { limit };
     limits::Limits::new(limits::Config {
-        connections: clients,
-        connections_per_address: of_one(clients.min(4_096)),
-        streams_per_address: of_one(clients.min(8_192)),
+        connections,
+        connections_per_address: of_one(connections.min(4_096)),
+        streams_per_address: of_one(connections.min(8_192)),
         calls_per_second: of_one(500),
         ..limits::Config::default()
     })
