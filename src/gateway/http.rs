@@ -78,6 +78,7 @@ pub fn service(
         .route("/health", get(health))
         .route("/key", get(key))
         .fallback(nothing)
+        .method_not_allowed_fallback(no_method)
         .with_state(app);
     tower::service_fn(move |request: Request<Body>| {
         let router = router.clone();
@@ -114,6 +115,10 @@ fn refusal(status: StatusCode, error: &str, message: &str, retry_after: Option<u
 
 async fn nothing() -> Response {
     refusal(StatusCode::NOT_FOUND, "not_found", "there are /, /events, /ws, /health and /key", None)
+}
+
+async fn no_method() -> Response {
+    refusal(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", "there is GET", None)
 }
 
 async fn page() -> Response {
@@ -161,7 +166,7 @@ async fn web_socket(State(app): State<App>, parts: Parts, upgrade: Upgrade) -> R
     }
     let upgrade = match upgrade {
         Ok(upgrade) => upgrade,
-        Err(rejection) => return rejection.into_response(),
+        Err(rejection) => return refusal(rejection.status(), "no_web_socket", &rejection.body_text(), None),
     };
     match app.admit(&parts).await {
         Ok(line) => socket::serve(upgrade, line, &app.tasks),

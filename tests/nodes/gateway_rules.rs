@@ -545,6 +545,23 @@ async fn pages_of_other_origins_are_let_in_only_by_the_operator() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn every_refusal_is_json() {
+    let stage = Stage::set().await;
+    for (method, path, status, error) in [
+        ("GET", "/events", 401, "unauthenticated"),
+        ("POST", "/events", 405, "method_not_allowed"),
+        ("DELETE", "/", 405, "method_not_allowed"),
+        ("GET", "/ws?token=a1", 400, "no_web_socket"),
+        ("GET", "/x", 404, "not_found"),
+    ] {
+        let answer = ask(stage.address, method, path, &[]).await;
+        assert_eq!((answer.status.as_u16(), answer.header("content-type")), (status, "application/json"), "{path}");
+        let said = answer.json().await;
+        assert!(said["error"] == error && !said["message"].as_str().unwrap().is_empty(), "{said}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn every_answer_keeps_to_itself() {
     let stage = Stage::set().await;
     for (path, status) in
