@@ -207,10 +207,11 @@ impl Hub {
     pub fn invalidate(&self, cursor: Cursor, ended: SessionInvalidation) {
         let mut inner = self.inner();
         inner.advance(cursor);
-        for seat in inner.users.values().flatten() {
-            if concerns(&ended, &seat.who.user, &seat.who.session) {
-                seat.end(End::Revoked(ended.reason.clone()));
-            }
+        let concerned = |seat: &&Arc<Seat>| concerns(&ended, &seat.who.user, &seat.who.session);
+        let end = |seat: &Arc<Seat>| seat.end(End::Revoked(ended.reason.clone()));
+        match ended.user_id.as_str() {
+            "" => inner.users.values().flatten().filter(concerned).for_each(end),
+            user => inner.users.get(user).into_iter().flatten().filter(concerned).for_each(end),
         }
         inner.note(Ending::Session(ended));
     }
