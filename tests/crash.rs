@@ -18,5 +18,6 @@ mod crash {
     mod load;
     mod parties;
     mod start;
+    mod way;
     mod writer;
 }

@@ -42,7 +42,6 @@ const PURE: &[&str] = &[
     "client/backoff.rs",
     "client/seen.rs",
     "gateway/access.rs",
-    "types/cursor.rs",
     "gateway/envelope.rs",
     "gateway/ring.rs",
     "gateway/words.rs",
@@ -50,6 +49,8 @@ const PURE: &[&str] = &[
     "federation/delivery/session.rs",
     "federation/stream.rs",
     "federation/window.rs",
+    "net/frames.rs",
+    "net/messages.rs",
     "relay/evidence.rs",
     "relay/news.rs",
     "relay/notify/rule.rs",
@@ -70,6 +71,7 @@ const PURE: &[&str] = &[
     "push/harmony.rs",
     "push/window.rs",
     "store/relay/chain.rs",
+    "types/cursor.rs",
 ];
 const IMPURE: &[&str] = &[
     "tokio",

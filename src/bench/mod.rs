@@ -253,6 +253,15 @@ impl Bench<'_> {
             Figure::new(DELIVERED, &self.delivered, arrived, size),
         ]
     }
+
+    /// The same where one node both takes and hands over; `used`: seconds on a
+    /// core it had had before.
+    fn figures_of_one(&self, node: &Node, used: Option<f64>, loaded: f64, arrived: f64) -> Vec<Figure> {
+        let mut figures = self.figures(loaded, arrived);
+        let used = node.cpu().zip(used).map(|(now, then)| now - then);
+        figures[1] = figures[1].clone().cpu(used);
+        figures
+    }
 }
 
 /// "1 node", "3 nodes".

@@ -44,11 +44,7 @@ pub async fn run(bench: &mut Bench<'_>) -> Result<Vec<Figure>, Error> {
     });
     let loaded = loaded.await?;
     bench.all_arrive(&mut listeners, 1).await?;
-    let mut figures = bench.figures(loaded, since.elapsed().as_secs_f64());
-    // Taking and handing over are one node's.
-    let used = node.cpu().zip(used).map(|(now, then)| now - then);
-    figures[1] = figures[1].clone().cpu(used);
-    Ok(figures)
+    Ok(bench.figures_of_one(&node, used, loaded, since.elapsed().as_secs_f64()))
 }
 
 async fn listen(

@@ -7,7 +7,7 @@ use crate::{
         connection::{Connection, End},
         dial::Target,
         limits::{Config, Limits},
-        listen::{Listener, serve},
+        listen::{Listener, Times, serve_with},
         tls::ServerTls,
     },
     types::PublicKey,
@@ -74,7 +74,12 @@ pub(super) struct Served {
 pub(super) const BIG: usize = 8 << 20;
 
 /// `/echo` gives the body back, `/big` 8 MiB, `/wait` what `/echo` gives, after the gate.
+/// `/stream` answers at once with the length of each piece that comes.
 pub(super) fn server(tls: Option<ServerTls>, limits: Config, grace: Duration) -> Served {
+    server_with(tls, limits, Times::until(grace))
+}
+
+pub(super) fn server_with(tls: Option<ServerTls>, limits: Config, times: Times) -> Served {
     let listener = Listener::bind("127.0.0.1:0".parse().unwrap()).unwrap();
     let (address, stop, limits) = (listener.local_addr(), CancellationToken::new(), Limits::new(limits));
     let (tell, seen) = mpsc::channel(64);
@@ -92,14 +97,22 @@ pub(super) fn server(tls: Option<ServerTls>, limits: Config, grace: Duration) ->
             if path == "/wait" {
                 gate.acquire().await.unwrap().forget();
             }
+            if path == "/stream" {
+                let lengths =
+                    request.into_body().map_frame(|frame| frame.map_data(|piece| piece.len().to_string().into()));
+                return Ok(Response::new(Body::new(lengths)));
+            }
             let body = match path.as_str() {
                 "/big" => Bytes::from(vec![7; BIG]),
-                _ => request.into_body().collect().await.map(|body| body.to_bytes()).unwrap_or_default(),
+                _ => match request.into_body().collect().await {
+                    Ok(body) => body.to_bytes(),
+                    Err(status) => return Ok(status.into_http()),
+                },
             };
             Ok::<_, Infallible>(Response::new(Body::new(Full::new(body))))
         }
     });
-    let task = tokio::spawn(serve(listener, tls, limits.clone(), service, stop.clone(), grace));
+    let task = tokio::spawn(serve_with(listener, tls, limits.clone(), service, stop.clone(), times));
     Served { address, stop, task, seen, gate, limits }
 }
 
@@ -122,6 +135,18 @@ impl Served {
 
     pub(super) async fn next(&mut self) -> Seen {
         self.seen.recv().await.unwrap()
+    }
+
+    /// Waits until requests that are not answered hold so many bytes.
+    pub(super) async fn holds(&self, bytes: u64) {
+        let held = async {
+            while self.limits.unanswered() != bytes {
+                tokio::task::yield_now().await;
+            }
+        };
+        if tokio::time::timeout(LONG, held).await.is_err() {
+            panic!("{} bytes are held, not {bytes}", self.limits.unanswered());
+        }
     }
 
     pub(super) async fn end(self) {

@@ -1,10 +1,15 @@
-//! What one client address may use: connections, streams, bytes, calls.
+//! What one client address may use: connections, streams, bytes, calls, room.
 //!
 //! The first line of defence, before any signature is looked at: an address
 //! is all that is known then. [`Table`] is pure and takes `now`; [`Limits`] is
 //! the same behind a lock, with permits that give back what they took. Never
 //! knows a peer; loopback counts as any other address.
 
+mod held;
+
+pub(super) use held::Held;
+
+use crate::error::Error;
 use bytesize::ByteSize;
 use serde::{Deserialize, Serialize};
 use std::{
@@ -33,6 +38,12 @@ pub struct Config {
     /// Calls a second of one address; more are refused with RESOURCE_EXHAUSTED
     /// (HTTP 429). A second's worth may come at once.
     pub calls_per_second: u32,
+    /// Bytes of requests that are not answered yet, of all addresses together;
+    /// of a stream that was answered, those of a message that is not whole. One
+    /// address has room for as much as stays free, so that there is always some
+    /// for the next one; more is refused with RESOURCE_EXHAUSTED.
+    #[serde(with = "crate::types::size")]
+    pub unanswered_bytes: ByteSize,
 }
 
 impl Default for Config {
@@ -44,6 +55,7 @@ impl Default for Config {
             streams_per_address: 32_768,
             bytes_per_second: ByteSize::mib(512),
             calls_per_second: 200_000,
+            unanswered_bytes: ByteSize::mib(512),
         }
     }
 }
@@ -56,6 +68,7 @@ pub enum Refusal {
     StreamsPerAddress,
     /// Another call passes after this time.
     CallsPerSecond(Duration),
+    UnansweredBytes,
     /// Too many addresses at once for the table.
     Addresses,
 }
@@ -68,7 +81,27 @@ impl Refusal {
             Self::ConnectionsPerAddress => "limits.connections_per_address",
             Self::StreamsPerAddress => "limits.streams_per_address",
             Self::CallsPerSecond(_) => "limits.calls_per_second",
+            Self::UnansweredBytes => "limits.unanswered_bytes",
         }
+    }
+
+    /// When another call may pass.
+    pub fn retry_after(self) -> Duration {
+        match self {
+            Self::CallsPerSecond(after) => after.max(Duration::from_millis(10)),
+            _ => Duration::from_secs(1),
+        }
+    }
+}
+
+impl From<Refusal> for Error {
+    fn from(refusal: Refusal) -> Self {
+        let what = match refusal {
+            Refusal::UnansweredBytes => "too many bytes of calls that are not answered",
+            _ => "too many calls",
+        };
+        let message = format!("{what} from this address ({})", refusal.key());
+        Self::Exhausted { message, retry_after: Some(refusal.retry_after()) }
     }
 }
 
@@ -111,6 +144,7 @@ struct Entry {
     streams: u32,
     bytes: Bucket,
     calls: Bucket,
+    unanswered: u64,
 }
 
 /// Pure: counts and buckets by address.
@@ -118,6 +152,7 @@ struct Entry {
 pub struct Table {
     config: Config,
     connections: u32,
+    unanswered: u64,
     entries: HashMap<Client, Entry>,
     max_entries: usize,
     sweep_at: usize,
@@ -130,7 +165,8 @@ const SWEEP_FROM: usize = 1_024;
 
 impl Table {
     pub fn new(config: Config) -> Self {
-        Self { config, connections: 0, entries: HashMap::new(), max_entries: MAX_ENTRIES, sweep_at: SWEEP_FROM }
+        let (connections, unanswered, entries) = (0, 0, HashMap::new());
+        Self { config, connections, unanswered, entries, max_entries: MAX_ENTRIES, sweep_at: SWEEP_FROM }
     }
 
     /// Give it back with [`Table::close`].
@@ -194,6 +230,29 @@ impl Table {
         entry.bytes.wait(0.0, rate)
     }
 
+    /// A request of this address holds `bytes` more. Give them back with
+    /// [`Table::release`]. The bound follows what is free, as switches share
+    /// their memory (Choudhury and Hahne 1998): n that take all they can get
+    /// have an n+1th of it each, and as much is left.
+    pub fn hold(&mut self, client: Client, bytes: u64, now: Instant) -> Result<(), Refusal> {
+        let (room, all) = (self.config.unanswered_bytes.as_u64(), self.unanswered + bytes);
+        let entry = self.entry(client, now)?;
+        let own = entry.unanswered + bytes;
+        if room > 0 && own > room.saturating_sub(all) {
+            return Err(Refusal::UnansweredBytes);
+        }
+        entry.unanswered = own;
+        self.unanswered = all;
+        Ok(())
+    }
+
+    pub fn release(&mut self, client: Client, bytes: u64) {
+        if let Some(entry) = self.entries.get_mut(&client) {
+            entry.unanswered = entry.unanswered.saturating_sub(bytes);
+            self.unanswered = self.unanswered.saturating_sub(bytes);
+        }
+    }
+
     fn entry(&mut self, client: Client, now: Instant) -> Result<&mut Entry, Refusal> {
         if !self.entries.contains_key(&client) {
             if self.entries.len() >= self.sweep_at.min(self.max_entries) {
@@ -211,6 +270,7 @@ impl Table {
             streams: 0,
             bytes: full(config.bytes_per_second.as_u64()),
             calls: full(u64::from(config.calls_per_second)),
+            unanswered: 0,
         }))
     }
 
@@ -222,7 +282,8 @@ impl Table {
         self.entries.retain(|_, entry| {
             entry.bytes.refill(bytes, now);
             entry.calls.refill(calls, now);
-            entry.connections > 0 || entry.streams > 0 || entry.bytes.level < bytes || entry.calls.level < calls
+            let in_use = entry.connections > 0 || entry.streams > 0 || entry.unanswered > 0;
+            in_use || entry.bytes.level < bytes || entry.calls.level < calls
         });
         // Twice what is in use, so that sweeping costs a constant an entry.
         self.sweep_at = (self.entries.len() * 2).max(SWEEP_FROM);
@@ -261,9 +322,20 @@ impl Limits {
         self.table().charge(address.into(), bytes, Instant::now())
     }
 
+    /// What a request that just began will hold.
+    pub(super) fn held(&self, address: IpAddr) -> Arc<Held> {
+        Arc::new(Held::new(self.clone(), address.into()))
+    }
+
     /// Open connections now.
     pub fn connections(&self) -> u32 {
         self.table().connections
+    }
+
+    /// Bytes of requests that are not answered.
+    #[cfg(test)]
+    pub(super) fn unanswered(&self) -> u64 {
+        self.table().unanswered
     }
 
     fn table(&self) -> MutexGuard<'_, Table> {

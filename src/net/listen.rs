@@ -11,6 +11,7 @@ use crate::{
         connection::{Connection, End, Stream, Tap},
         hrpc,
         limits::{Limits, Permit, Refusal},
+        metered::Metered,
         tasks::Tasks,
         tls::ServerTls,
         tune,
@@ -18,7 +19,6 @@ use crate::{
 };
 use bytes::Bytes;
 use http::{HeaderValue, Request, Response, StatusCode, header};
-use http_body::{Frame, SizeHint};
 use hyper::{body::Incoming, service::service_fn};
 use hyper_util::{
     rt::{TokioIo, TokioTimer},
@@ -27,18 +27,16 @@ use hyper_util::{
 use std::{
     convert::Infallible,
     io,
-    net::{IpAddr, SocketAddr},
-    pin::Pin,
+    net::SocketAddr,
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
     },
-    task::{Context, Poll, ready},
     time::Duration,
 };
 use tokio::{
     net::{TcpListener, TcpSocket, TcpStream},
-    time::{Sleep, sleep, timeout},
+    time::{sleep, timeout},
 };
 use tokio_rustls::TlsAcceptor;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
@@ -65,8 +63,8 @@ const STREAM_WINDOW: u32 = 6 * 1024 * 1024;
 const CONNECTION_WINDOW: u32 = 8 * 1024 * 1024;
 /// Heads of HTTP/1.1 in one request at most, and the bytes they come in.
 const HTTP1_BUFFER: usize = 64 * 1024;
-/// The longest a request's body is held back for its address's sake at a time.
-const LONGEST_PAUSE: Duration = Duration::from_secs(10);
+/// A request's message that began must be whole by then.
+const MESSAGE: Duration = Duration::from_secs(60);
 
 /// A bound socket.
 #[derive(Debug)]
@@ -112,17 +110,31 @@ pub async fn serve<S>(
     S: Service<Request<Body>, Response = Response<Body>, Error = Infallible> + Clone + Send + 'static,
     S::Future: Send + 'static,
 {
-    serve_with(listener, tls, limits, service, stop, (HANDSHAKE, grace)).await;
+    serve_with(listener, tls, limits, service, stop, Times::until(grace)).await;
 }
 
-/// `times`: for the handshake, and for the stop.
-async fn serve_with<S>(
+/// How long is waited: for the handshake, for a message to be whole, for what is
+/// in flight at the stop.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Times {
+    handshake: Duration,
+    message: Duration,
+    grace: Duration,
+}
+
+impl Times {
+    pub(super) fn until(grace: Duration) -> Self {
+        Self { handshake: HANDSHAKE, message: MESSAGE, grace }
+    }
+}
+
+pub(super) async fn serve_with<S>(
     listener: Listener,
     tls: Option<ServerTls>,
     limits: Limits,
     service: S,
     stop: CancellationToken,
-    (handshake, grace): (Duration, Duration),
+    times: Times,
 ) where
     S: Service<Request<Body>, Response = Response<Body>, Error = Infallible> + Clone + Send + 'static,
     S::Future: Send + 'static,
@@ -140,7 +152,7 @@ async fn serve_with<S>(
         let host = Host {
             service: service.clone(),
             limits: limits.clone(),
-            handshake,
+            times,
             stop: stop.clone(),
             cut: cut.child_token(),
             tasks: tasks.clone(),
@@ -153,7 +165,7 @@ async fn serve_with<S>(
     }
     drop(listener);
     tasks.close();
-    if timeout(grace, tasks.wait()).await.is_err() {
+    if timeout(times.grace, tasks.wait()).await.is_err() {
         cut.cancel();
         tasks.wait().await;
     }
@@ -184,7 +196,7 @@ async fn accept(listener: &TcpListener, stop: &CancellationToken) -> Option<(Tcp
 struct Host<S> {
     service: S,
     limits: Limits,
-    handshake: Duration,
+    times: Times,
     stop: CancellationToken,
     cut: CancellationToken,
     tasks: TaskTracker,
@@ -214,7 +226,7 @@ where
         let stream = match acceptor {
             None => Stream::Plain(tcp),
             Some(acceptor) => {
-                match self.stop.run_until_cancelled(timeout(self.handshake, acceptor.accept(tcp))).await {
+                match self.stop.run_until_cancelled(timeout(self.times.handshake, acceptor.accept(tcp))).await {
                     None => return,
                     Some(Err(_)) => return tracing::debug!(%remote, "no TLS handshake in time"),
                     Some(Ok(Err(cause))) => return tracing::debug!(%remote, %cause, "TLS handshake failed"),
@@ -232,10 +244,12 @@ where
     async fn http(self, stream: Stream, connection: &Arc<Connection>) {
         let tap = TokioIo::new(Tap::new(stream, connection.clone()));
         let (service, limits, of) = (self.service, self.limits, connection.clone());
-        let respond = service_fn(move |request| respond(service.clone(), limits.clone(), of.clone(), request));
+        let patience = self.times.message;
+        let respond =
+            service_fn(move |request| respond(service.clone(), limits.clone(), of.clone(), patience, request));
         let builder = builder(Tasks { tracker: self.tasks, cut: self.cut });
         let mut http = std::pin::pin!(builder.serve_connection_with_upgrades(tap, respond));
-        let mut first_bytes = std::pin::pin!(sleep(self.handshake));
+        let mut first_bytes = std::pin::pin!(sleep(self.times.handshake));
         let (mut stopping, mut looked) = (false, false);
         loop {
             tokio::select! {
@@ -280,6 +294,7 @@ async fn respond<S>(
     service: S,
     limits: Limits,
     connection: Arc<Connection>,
+    patience: Duration,
     mut request: Request<Incoming>,
 ) -> Result<Response<Outgoing>, Infallible>
 where
@@ -294,22 +309,22 @@ where
     let answer = Answer::new(connection.clone());
     request.extensions_mut().insert(connection);
     request.extensions_mut().insert(answer.clone());
-    let request = request.map(|body| Body::new(Metered { body, limits, address, pause: None }));
-    let response = service.oneshot(request).await?;
+    let (head, body) = request.into_parts();
+    let held = limits.held(address);
+    let body = Metered::new(&head.headers, body, (limits, address), held.clone(), patience);
+    let response = service.oneshot(Request::from_parts(head, Body::new(body))).await?;
+    held.answered();
     Ok(response.map(|body| Outgoing::new(body, Some(answer), Some(place))))
 }
 
 /// What a call over the limit gets: RESOURCE_EXHAUSTED where gRPC or hRPC is
 /// spoken, else 429.
 fn refuse(refusal: Refusal, request: &Request<Incoming>) -> Response<Body> {
-    let message = format!("too many calls from this address ({})", refusal.key());
-    let after = match refusal {
-        Refusal::CallsPerSecond(after) => after.max(Duration::from_millis(10)),
-        _ => Duration::from_secs(1),
-    };
+    let (error, after) = (Error::from(refusal), refusal.retry_after());
+    let message = error.to_string();
     let kind =
         request.headers().get(header::CONTENT_TYPE).filter(|kind| kind.as_bytes().starts_with(b"application/grpc"));
-    let status = Status::from(Error::Exhausted { message: message.clone(), retry_after: Some(after) });
+    let status = Status::from(error);
     if let Some(response) = hrpc::refused_early(&status, request) {
         return response;
     }
@@ -324,44 +339,6 @@ fn refuse(refusal: Refusal, request: &Request<Incoming>) -> Response<Body> {
     response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(seconds));
     response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("text/plain"));
     response
-}
-
-/// A request's body, read no faster than its address may send.
-struct Metered {
-    body: Incoming,
-    limits: Limits,
-    address: IpAddr,
-    pause: Option<Pin<Box<Sleep>>>,
-}
-
-impl http_body::Body for Metered {
-    type Data = Bytes;
-    type Error = hyper::Error;
-
-    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
-        if let Some(pause) = &mut self.pause {
-            ready!(pause.as_mut().poll(cx));
-            self.pause = None;
-        }
-        let frame = ready!(Pin::new(&mut self.body).poll_frame(cx));
-        if let Some(Ok(frame)) = &frame
-            && let Some(bytes) = frame.data_ref()
-        {
-            let pause = self.limits.charge(self.address, bytes.len());
-            if !pause.is_zero() {
-                self.pause = Some(Box::pin(sleep(pause.min(LONGEST_PAUSE))));
-            }
-        }
-        Poll::Ready(frame)
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.body.is_end_stream()
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        self.body.size_hint()
-    }
 }
 
 #[cfg(test)]

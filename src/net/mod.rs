@@ -18,6 +18,8 @@ pub mod hrpc;
 pub mod limits;
 pub mod link;
 pub mod listen;
+mod messages;
+mod metered;
 pub mod post;
 pub mod requests;
 pub(crate) mod tasks;

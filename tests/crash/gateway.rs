@@ -1,17 +1,14 @@
 //! `kill -9` under the push channel: backends publish, a gateway reads and
 //! reconnects, and the node is killed again and again.
 
-use super::load::{DEADLINE, QUICK, pause, scratch};
+use super::{
+    load::{DEADLINE, QUICK, pause, scratch},
+    way::Way,
+};
 use crate::process::NodeProcess;
-use pillarbox::{
-    net::{
-        dial::{DialConfig, Dialer, Target},
-        link::Link,
-    },
-    proto::{
-        galaxy::backend::push::v1::{GatewaySubscribeRequest, push_client::PushClient, push_event::Kind},
-        pillarbox::push::v1::{PublishRequest, publisher_client::PublisherClient},
-    },
+use pillarbox::proto::{
+    galaxy::backend::push::v1::{GatewaySubscribeRequest, push_client::PushClient, push_event::Kind},
+    pillarbox::push::v1::{PublishRequest, publisher_client::PublisherClient},
 };
 use std::{
     collections::HashMap,
@@ -22,54 +19,10 @@ use std::{
     time::{Duration, Instant},
 };
 use tokio::{runtime::Runtime, task::JoinSet, time::timeout};
-use tonic::{
-    Request,
-    metadata::{Ascii, MetadataValue},
-};
 
 const PUBLISHERS: usize = 8;
 const EACH: usize = 150;
 const KILLS: usize = 6;
-
-/// The node, over all its restarts, as one principal reaches it.
-#[derive(Clone)]
-struct Way {
-    target: Target,
-    bearer: MetadataValue<Ascii>,
-}
-
-impl Way {
-    fn of(node: &NodeProcess, principal: &str) -> Self {
-        let target = Target {
-            id: node.server_id.parse().unwrap(),
-            address: None,
-            plaintext: false,
-            http1: false,
-            pinned: Some(node.key.parse().unwrap()),
-            trusted: true,
-        };
-        let bearer = format!("Bearer {}", node.ok(&["token", "new", principal]).trim()).parse().unwrap();
-        Self { target, bearer }
-    }
-
-    /// Asks until it is up, not too often: what is waited for is the connection.
-    async fn connect(&self) -> Link {
-        let dialer = Dialer::new(&DialConfig::default()).unwrap();
-        loop {
-            let soon = tokio::time::Instant::now() + Duration::from_secs(5);
-            if let Ok(link) = dialer.dial(&self.target, soon).await {
-                return link;
-            }
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
-    }
-
-    fn request<T>(&self, message: T) -> Request<T> {
-        let mut request = Request::new(message);
-        request.metadata_mut().insert("authorization", self.bearer.clone());
-        request
-    }
-}
 
 /// Publishes each of its events until it is acknowledged, under one id.
 async fn publish(way: Way, publisher: usize, cursors: Arc<Mutex<HashMap<String, String>>>) {

@@ -1,14 +1,14 @@
 //! `kill -9` under the router: fifty parties on two nodes that send to one
 //! another while both nodes are killed again and again.
 
-use super::load::{DEADLINE, Pair, pause, scratch};
+use super::{
+    load::{DEADLINE, Pair, pause, scratch},
+    way::Way,
+};
 use crate::process::NodeProcess;
 use base64::{Engine, engine::general_purpose::STANDARD};
 use pillarbox::{
-    net::{
-        dial::{DialConfig, Dialer, Target},
-        link::Link,
-    },
+    net::link::Link,
     proto::mpc::router::v1::{
         AcknowledgeMessageRequest, RouteMessageRequest, SubscribeMessagesRequest,
         message_router_client::MessageRouterClient,
@@ -26,52 +26,16 @@ use std::{
 };
 use tokio::{runtime::Runtime, task::JoinSet, time::timeout};
 use tokio_util::sync::CancellationToken;
-use tonic::{
-    Request,
-    metadata::{Ascii, MetadataValue},
-};
 
 const PARTIES: usize = 50;
 const KILLS: u64 = 10;
 const SESSION: &str = "signing";
+/// Acts for all parties of its node.
+const PRINCIPAL: &str = "service:parties";
 
-/// A node as its parties reach it, over all its restarts.
-struct Home {
-    target: Target,
-    bearer: MetadataValue<Ascii>,
-    dialer: Dialer,
-}
-
-impl Home {
-    fn of(node: &NodeProcess) -> Self {
-        let target = Target {
-            id: node.server_id.parse().unwrap(),
-            address: None,
-            plaintext: false,
-            http1: false,
-            pinned: Some(node.key.parse().unwrap()),
-            trusted: true,
-        };
-        let bearer = format!("Bearer {}", node.ok(&["token", "new", "service:parties"]).trim()).parse().unwrap();
-        Self { target, bearer, dialer: Dialer::new(&DialConfig::default()).unwrap() }
-    }
-
-    /// Asks until it is up, not too often: what is waited for is the connection.
-    async fn connect(&self) -> MessageRouterClient<Link> {
-        loop {
-            let soon = tokio::time::Instant::now() + Duration::from_secs(5);
-            if let Ok(link) = self.dialer.dial(&self.target, soon).await {
-                return MessageRouterClient::with_origin(link.clone(), link.origin());
-            }
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
-    }
-
-    fn request<T>(&self, message: T) -> Request<T> {
-        let mut request = Request::new(message);
-        request.metadata_mut().insert("authorization", self.bearer.clone());
-        request
-    }
+async fn router(home: &Way) -> MessageRouterClient<Link> {
+    let link = home.connect().await;
+    MessageRouterClient::with_origin(link.clone(), link.origin())
 }
 
 /// What was acknowledged to senders, and what recipients saw first, by sender
@@ -85,16 +49,16 @@ struct Ledger {
 }
 
 /// Even parties live on the first node, odd ones on the second.
-fn named(party: usize, from: usize, homes: &[Arc<Home>; 2]) -> String {
+fn named(party: usize, from: usize, homes: &[Way; 2]) -> String {
     match party % 2 == from % 2 {
         true => format!("p{party}"),
         false => format!("p{party}@{}", homes[party % 2].target.id),
     }
 }
 
-async fn send(party: usize, homes: [Arc<Home>; 2], ledger: Arc<Ledger>, stop: CancellationToken) {
+async fn send(party: usize, homes: [Way; 2], ledger: Arc<Ledger>, stop: CancellationToken) {
     let home = &homes[party % 2];
-    let mut client = home.connect().await;
+    let mut client = router(home).await;
     for number in 0.. {
         if stop.is_cancelled() {
             return;
@@ -113,7 +77,7 @@ async fn send(party: usize, homes: [Arc<Home>; 2], ledger: Arc<Ledger>, stop: Ca
             request.metadata_mut().insert("idempotency-key", format!("{party}-{number}").parse().unwrap());
             match timeout(Duration::from_secs(10), client.route_message(request)).await {
                 Ok(Ok(_)) => break,
-                _ => client = home.connect().await,
+                _ => client = router(home).await,
             }
         }
         ledger.sent.lock().unwrap().entry((party, to)).or_default().push(number);
@@ -121,11 +85,11 @@ async fn send(party: usize, homes: [Arc<Home>; 2], ledger: Arc<Ledger>, stop: Ca
     }
 }
 
-async fn receive(party: usize, homes: [Arc<Home>; 2], ledger: Arc<Ledger>) {
+async fn receive(party: usize, homes: [Way; 2], ledger: Arc<Ledger>) {
     let home = &homes[party % 2];
     let (mut known, me) = (HashSet::new(), format!("p{party}"));
     loop {
-        let mut client = home.connect().await;
+        let mut client = router(home).await;
         let subscribe = SubscribeMessagesRequest { session_id: String::new(), party_id: me.clone() };
         let Ok(answer) = client.subscribe_messages(home.request(subscribe)).await else { continue };
         let mut messages = answer.into_inner();
@@ -166,7 +130,7 @@ fn progress(count: &AtomicU64, more: u64) {
 fn kill_9_under_fifty_parties_loses_no_message_and_keeps_their_order() {
     let dir = scratch();
     let mut pair = Pair::start(&dir.path().join("a"), &dir.path().join("b"));
-    let homes = [Arc::new(Home::of(&pair.a)), Arc::new(Home::of(&pair.b))];
+    let homes = [Way::of(&pair.a, PRINCIPAL), Way::of(&pair.b, PRINCIPAL)];
     let (ledger, stop, runtime) = (Arc::new(Ledger::default()), CancellationToken::new(), Runtime::new().unwrap());
     let (mut senders, mut receivers) = (JoinSet::new(), JoinSet::new());
     for party in 0..PARTIES {

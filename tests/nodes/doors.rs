@@ -5,12 +5,14 @@ use crate::{
     eventually,
 };
 use bytes::Bytes;
+use bytesize::ByteSize;
+use futures_util::{StreamExt, future::ready, stream};
 use http::Request;
-use http_body_util::{BodyExt, Full};
+use http_body::Frame;
+use http_body_util::{BodyExt, Full, StreamBody};
 use pillarbox::proto::protocol::auth::v1::KeyResponse;
 use prost::Message;
-use tokio::time::timeout;
-use tokio_stream::StreamExt;
+use tokio::{sync::oneshot, task::JoinSet, time::timeout};
 use tonic::body::Body;
 use tonic_health::pb::{HealthCheckRequest, health_check_response::ServingStatus, health_client::HealthClient};
 use tonic_reflection::pb::v1::{
@@ -43,6 +45,42 @@ async fn a_browser_asks_for_the_key_by_grpc_web() {
         assert_eq!(trailers[0], 0x80);
         assert!(String::from_utf8_lossy(&trailers[5..]).contains("grpc-status:0"));
     }
+}
+
+/// Neither has said who it is, nor would it be let in.
+#[tokio::test]
+async fn strangers_cannot_fill_the_memory_with_halves_of_messages() {
+    let node = TestNode::start_with(|config| config.limits.unanswered_bytes = ByteSize::mib(2)).await;
+    let link = node.dial(false).await;
+    let half_of_900_kib = |end: oneshot::Receiver<()>| {
+        let mut said = vec![0];
+        said.extend((900u32 << 10).to_be_bytes());
+        said.resize(600 << 10, 0);
+        let wait = stream::once(async move { end.await.ok().map(|()| Bytes::new()) }).filter_map(ready);
+        let body =
+            stream::iter([Bytes::from(said)]).chain(wait).map(|bytes| Ok::<_, tonic::Status>(Frame::data(bytes)));
+        Request::post("/mpc.router.v1.MessageRouter/RouteMessage")
+            .header("content-type", "application/grpc")
+            .body(Body::new(StreamBody::new(body)))
+            .unwrap()
+    };
+    let (held, ends): (Vec<_>, Vec<_>) = (0..2).map(|_| oneshot::channel()).unzip();
+    let mut calls: JoinSet<_> = ends
+        .into_iter()
+        .map(|end| {
+            let (link, request) = (link.clone(), half_of_900_kib(end));
+            async move { link.send(request).await.unwrap() }
+        })
+        .collect();
+    // Whichever comes second is refused at once; the first one waits for its rest.
+    let refused = timeout(LONG, calls.join_next()).await.unwrap().unwrap().unwrap();
+    let status = tonic::Status::from_header_map(refused.headers()).unwrap();
+    assert_eq!(status.code(), tonic::Code::ResourceExhausted);
+    assert!(status.message().contains("limits.unanswered_bytes"), "{status}");
+    drop(held);
+    let broken_off = timeout(LONG, calls.join_next()).await.unwrap().unwrap().unwrap();
+    let status = tonic::Status::from_header_map(broken_off.headers()).unwrap();
+    assert!(!status.message().contains("limits"), "{status}");
 }
 
 #[tokio::test]

@@ -201,6 +201,11 @@ async fn translate(request: Request<Body>, shape: Shape, settings: &Settings) ->
     let message = match timeout(settings.read, wire::read_bare(body, settings.max_body)).await {
         Ok(Ok(message)) => message,
         Ok(Err(Unread::TooLong)) => return Err(too_long(settings.max_body)),
+        Ok(Err(Unread::Broken(status)))
+            if matches!(status.code(), Code::ResourceExhausted | Code::DeadlineExceeded) =>
+        {
+            return Err(Refusal::from(&status));
+        }
         Ok(Err(_)) => return Err(Refusal::bad_request("body: it broke off; send it again")),
         Err(_) => {
             let seconds = settings.read.as_secs();

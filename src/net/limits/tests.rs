@@ -13,6 +13,7 @@ fn unlimited() -> Config {
         streams_per_address: 0,
         bytes_per_second: ByteSize::b(0),
         calls_per_second: 0,
+        unanswered_bytes: ByteSize::b(0),
     }
 }
 
@@ -158,4 +159,51 @@ fn unknown_keys_are_errors() {
     assert!(serde_json::from_str::<Config>(r#"{"connection":1}"#).is_err());
     let some: Config = serde_json::from_str(r#"{"connections":1}"#).unwrap();
     assert_eq!(some, Config { connections: 1, ..Config::default() });
+}
+
+#[test]
+fn an_address_holds_as_much_as_stays_free() {
+    let now = Instant::now();
+    let clients: Vec<Client> = (0..9).map(|last| client(&format!("192.0.2.{last}"))).collect();
+    let mut table = Table::new(Config { unanswered_bytes: ByteSize::b(1_000), ..unlimited() });
+    assert_eq!(table.hold(clients[0], 501, now), Err(Refusal::UnansweredBytes));
+    assert_eq!(table.hold(clients[0], 500, now), Ok(()));
+    assert_eq!(table.hold(clients[0], 1, now), Err(Refusal::UnansweredBytes));
+    assert_eq!(table.hold(clients[1], 251, now), Err(Refusal::UnansweredBytes), "half of what the first left");
+    assert_eq!(table.hold(clients[1], 250, now), Ok(()));
+    for client in &clients[2..] {
+        assert_eq!(table.hold(*client, 1, now), Ok(()), "the next one always finds some");
+    }
+    table.release(clients[0], 500);
+    assert_eq!(table.hold(clients[2], 300, now), Ok(()));
+}
+
+#[test]
+fn a_request_holds_all_that_came_until_its_answer_then_what_is_not_whole() {
+    let limits = Limits::new(Config { unanswered_bytes: ByteSize::b(1_000), ..unlimited() });
+    let held = limits.held("192.0.2.1".parse().unwrap());
+    held.came(100, 0).unwrap();
+    held.came(150, 50).unwrap();
+    assert_eq!(limits.unanswered(), 250);
+    assert_eq!(held.came(251, 301), Err(Refusal::UnansweredBytes));
+    assert_eq!(limits.unanswered(), 250, "what was refused is not held");
+    held.answered();
+    assert_eq!(limits.unanswered(), 50);
+    held.came(400, 450).unwrap();
+    assert_eq!(limits.unanswered(), 450);
+    held.came(50, 0).unwrap();
+    assert_eq!(limits.unanswered(), 0);
+    held.came(7, 7).unwrap();
+    drop(held);
+    assert_eq!(limits.unanswered(), 0);
+}
+
+#[test]
+fn without_a_limit_everything_is_held_and_counted() {
+    let mut table = Table::new(unlimited());
+    let a = client("192.0.2.1");
+    assert_eq!(table.hold(a, u64::from(u32::MAX), Instant::now()), Ok(()));
+    assert_eq!(table.unanswered, u64::from(u32::MAX));
+    table.release(a, u64::from(u32::MAX));
+    assert_eq!(table.unanswered, 0);
 }

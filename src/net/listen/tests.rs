@@ -4,15 +4,21 @@ use super::*;
 use crate::net::{
     answer::Progress,
     dial::{DialConfig, Dialer, Target},
-    fixture::{BIG, LONG, Served, later, node, pair, post, server},
+    fixture::{BIG, LONG, Served, later, node, pair, post, server, server_with},
     limits::Config,
     link::Link,
 };
-use http_body_util::BodyExt;
+use futures_util::{StreamExt, stream};
+use http_body_util::{BodyExt, StreamBody};
 use prost::Message;
 use rustls::pki_types::ServerName;
-use std::{future::poll_fn, sync::Arc};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use std::{future::poll_fn, pin::Pin, sync::Arc};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    sync::mpsc,
+};
+use tokio_stream::wrappers::ReceiverStream;
+use tonic_types::StatusExt;
 
 const REQUEST: &[u8] = b"POST /echo HTTP/1.1\r\nhost: localhost\r\ncontent-length: 5\r\n\r\nhello";
 const LAST_REQUEST: &[u8] =
@@ -128,6 +134,83 @@ async fn bytes_over_the_rate_come_later_but_come() {
         let response = link.send(post("/echo", body)).await.unwrap();
         assert_eq!(response.into_body().collect().await.unwrap().to_bytes(), body);
     }
+}
+
+/// A gRPC request that says it has a message of `length` bytes, and the way to
+/// send them.
+fn begun(path: &str, length: u32) -> (Request<Body>, mpsc::Sender<Bytes>) {
+    let (send, pieces) = mpsc::channel(4);
+    let mut head = vec![0];
+    head.extend(length.to_be_bytes());
+    let head = stream::iter([Bytes::from(head)]).chain(ReceiverStream::new(pieces));
+    let body = StreamBody::new(head.map(|bytes| Ok::<_, Status>(http_body::Frame::data(bytes))));
+    let request = Request::post(path).header("content-type", "application/grpc").body(Body::new(body)).unwrap();
+    (request, send)
+}
+
+fn status(response: &http::Response<impl Sized>) -> Option<Status> {
+    Status::from_header_map(response.headers())
+}
+
+#[tokio::test]
+async fn what_an_address_holds_unanswered_is_bounded_and_given_back_with_the_answer() {
+    let mut served = plain(Config { unanswered_bytes: bytesize::ByteSize::b(2_000), ..Config::default() });
+    let link = dial(&served.plain(false)).await;
+    // Half of it at most, so that another address finds as much.
+    let (request, rest) = begun("/echo", 900);
+    let first = tokio::spawn({
+        let link = link.clone();
+        async move { link.send(request).await.unwrap() }
+    });
+    rest.send(Bytes::from(vec![7; 899])).await.unwrap();
+    served.next().await;
+    served.holds(904).await;
+    let (request, more) = begun("/echo", 200);
+    more.send(Bytes::from(vec![7; 199])).await.unwrap();
+    let refusal = status(&link.send(request).await.unwrap()).unwrap();
+    assert_eq!(refusal.code(), tonic::Code::ResourceExhausted);
+    assert!(refusal.message().contains("limits.unanswered_bytes"), "{refusal}");
+    assert!(refusal.get_details_retry_info().is_some());
+    let small = link.send(post("/echo", "hello")).await.unwrap();
+    assert_eq!(small.into_body().collect().await.unwrap().to_bytes(), "hello", "small calls find room");
+    rest.send(Bytes::from_static(b"7")).await.unwrap();
+    drop(rest);
+    assert_eq!(first.await.unwrap().into_body().collect().await.unwrap().to_bytes().len(), 905);
+    served.holds(0).await;
+}
+
+#[tokio::test]
+async fn a_stream_that_was_answered_holds_what_is_not_whole() {
+    let mut served = plain(Config { unanswered_bytes: bytesize::ByteSize::b(2_000), ..Config::default() });
+    let link = dial(&served.plain(false)).await;
+    let (request, pieces) = begun("/stream", 600);
+    let response = tokio::spawn(async move { link.send(request).await.unwrap() }).await.unwrap();
+    served.next().await;
+    let mut answer = response.into_body();
+    // Again and again more than there is room for at once.
+    for _ in 0..5 {
+        pieces.send(Bytes::from(vec![7; 599])).await.unwrap();
+        served.holds(604).await;
+        pieces.send(Bytes::from_static(&[7, 0, 0, 0, 2, 88])).await.unwrap();
+        served.holds(5).await;
+    }
+    drop(pieces);
+    while let Some(frame) = answer.frame().await {
+        frame.unwrap();
+    }
+    served.holds(0).await;
+}
+
+#[tokio::test]
+async fn a_message_that_began_must_be_whole_in_time() {
+    let times = Times { handshake: LONG, message: Duration::from_millis(50), grace: LONG };
+    let served = server_with(None, Config::default(), times);
+    let link = dial(&served.plain(false)).await;
+    let (request, rest) = begun("/echo", 900);
+    let refusal = status(&link.send(request).await.unwrap()).unwrap();
+    assert_eq!(refusal.code(), tonic::Code::DeadlineExceeded);
+    drop(rest);
+    served.holds(0).await;
 }
 
 #[tokio::test]
@@ -293,7 +376,7 @@ async fn a_client_that_says_nothing_is_closed() {
         let listener = Listener::bind("127.0.0.1:0".parse().unwrap()).unwrap();
         let (address, stop) = (listener.local_addr(), CancellationToken::new());
         let nothing = tower::service_fn(|_: Request<Body>| async { Ok(Response::new(Body::empty())) });
-        let times = (Duration::from_millis(50), LONG);
+        let times = Times { handshake: Duration::from_millis(50), message: LONG, grace: LONG };
         let limits = Limits::new(Config::default());
         let task = tokio::spawn(serve_with(listener, tls, limits, nothing, stop.clone(), times));
         for said in [&b""[..], b"PRI * HT"] {
