@@ -176,16 +176,14 @@ impl Stage {
         Ok(stream)
     }
 
-    /// So many clients of alice, each read by a task.
-    async fn crowd(&self, clients: usize) -> Result<JoinSet<()>, Failure> {
-        let kinds = (0..clients).map(|n| if n % 2 == 0 { Kind::Events } else { Kind::Socket });
-        let coming = stream::iter(kinds).map(|kind| self.come(kind, &self.alice, None));
+    /// So many clients of alice more, each read by a task.
+    async fn crowd(&self, kind: Kind, clients: usize, crowd: &mut JoinSet<()>) -> Result<(), Failure> {
+        let coming = stream::iter(0..clients).map(|_| self.come(kind, &self.alice, None));
         let streams: Vec<TcpStream> = coming.buffer_unordered(COMING).try_collect().await?;
-        let mut crowd = JoinSet::new();
         for stream in streams {
             crowd.spawn(read(stream, self.heard.clone(), self.since.clone(), self.times.clone()));
         }
-        Ok(crowd)
+        Ok(())
     }
 
     async fn tell(&self, user: &str, bytes: usize) -> Result<(), Failure> {
@@ -241,12 +239,15 @@ pub async fn run(report: &mut Report, size: Size) -> Result<(), Failure> {
     let (stage, count) = (Stage::set().await?, size.browsers);
     let (process, name) = (stage.gateway.pid(), format!("{count} clients"));
     let (alone, files) = (resident(process).await?, stage.gateway.files()?);
-    let since = Instant::now();
-    let mut crowd = stage.crowd(count).await?;
-    let rate = count as f64 / since.elapsed().as_secs_f64();
-    report.add(&Figure::new(format!("{name} come"), "/s", vec![rate]));
-    let each = (resident(process).await? - alone) / count as f64;
-    report.add(&Figure::new(format!("{name} without TLS: each"), "KiB", vec![each]));
+    let mut crowd = JoinSet::new();
+    for (kind, what) in [(Kind::Events, "Server-Sent Events"), (Kind::Socket, "WebSocket")] {
+        let (before, some, since) = (resident(process).await?, count / 2, Instant::now());
+        stage.crowd(kind, some, &mut crowd).await?;
+        let rate = some as f64 / since.elapsed().as_secs_f64();
+        report.add(&Figure::new(format!("{some} clients by {what} come"), "/s", vec![rate]));
+        let each = (resident(process).await? - before) / some as f64;
+        report.add(&Figure::new(format!("{some} clients by {what}, without TLS: each"), "KiB", vec![each]));
+    }
     let used = cpu(process)?;
     sleep(IDLE).await;
     let share = (cpu(process)? - used) / IDLE.as_secs_f64() * 100.0;
@@ -287,28 +288,41 @@ async fn fan_out(report: &mut Report, size: Size, stage: &Stage) -> Result<(), F
     Ok(())
 }
 
-/// Some who do not read are ended; the others do not feel it.
-async fn beside_the_slow(report: &mut Report, size: Size, stage: &Stage, files: usize) -> Result<(), Failure> {
-    let events = size.timed / 20;
-    let alone = percentile(&mut stage.one_by_one(size.browsers, events).await?.1, 0.99);
-    let mut slow = vec![];
+/// The 99th percentile of one event's times while others are sent a lot. Those keep
+/// their connections until what is returned is dropped.
+async fn beside_others(stage: &Stage, size: Size, reads: bool) -> Result<(f64, Vec<TcpStream>, JoinSet<()>), Failure> {
+    let (mut others, mut reading) = (vec![], JoinSet::new());
     for n in 0..SLOW {
         let kind = if n % 2 == 0 { Kind::Events } else { Kind::Socket };
-        slow.push(stage.come(kind, &stage.bob, Some(SLOW_ROOM)).await?);
+        let mut other = stage.come(kind, &stage.bob, Some(SLOW_ROOM)).await?;
+        if reads {
+            reading.spawn(async move { drop(tokio::io::copy(&mut other, &mut tokio::io::sink()).await) });
+        } else {
+            others.push(other);
+        }
     }
     let telling = async {
         let all = stream::iter(0..SLOW_EVENTS).map(|_| stage.tell("bob", SLOW_BYTES));
         all.buffer_unordered(COMING).try_collect::<()>().await
     };
-    let (told, heard) = tokio::join!(telling, stage.one_by_one(size.browsers, events));
+    let (told, heard) = tokio::join!(telling, stage.one_by_one(size.browsers, size.timed / 20));
     told?;
-    let beside = percentile(&mut heard?.1, 0.99);
-    let figure = Figure::new(format!("one event beside {SLOW} that do not read, p99"), "ms", vec![beside]);
-    report.add(&figure.beside("without them", vec![alone]));
+    Ok((percentile(&mut heard?.1, 0.99), others, reading))
+}
+
+/// Some who do not read are ended; the others do not feel it.
+async fn beside_the_slow(report: &mut Report, size: Size, stage: &Stage, files: usize) -> Result<(), Failure> {
+    let (quick, _, mut reading) = beside_others(stage, size, true).await?;
+    reading.shutdown().await;
+    stage.gateway.has_let_go(files + size.browsers).await?;
+    let (slow, others, _) = beside_others(stage, size, false).await?;
+    let figure = Figure::new(format!("one event beside {SLOW} that do not read, p99"), "ms", vec![slow]);
+    report.add(&figure.beside("beside as many that do", vec![quick]));
     let since = Instant::now();
     stage.gateway.has_let_go(files + size.browsers).await?;
     let took = since.elapsed().as_secs_f64();
     report.add(&Figure::new("those that do not read are gone after", "s", vec![took]).aim(Aim::AtMost(10.0)));
+    drop(others);
     let most = memory(stage.gateway.pid(), "VmHWM")?;
     report.add(&Figure::new("most memory of the gateway so far", "MiB", vec![most]));
     Ok(())
