@@ -117,10 +117,10 @@ impl Bounds {
     }
 }
 
-/// Moves the WAL into the file and cuts both. Who reads is not waited for long:
+/// Moves the WAL into the file and cuts both. Who reads is waited for, 2 s at most:
 /// then a part is done, and the rest at the next one.
 pub(super) async fn checkpoint(connection: &mut SqliteConnection) -> Result<(), sqlx::Error> {
-    run(connection, "PRAGMA busy_timeout = 100").await?;
+    run(connection, "PRAGMA busy_timeout = 2000").await?;
     let done = run(connection, "PRAGMA wal_checkpoint(TRUNCATE)").await;
     run(connection, "PRAGMA busy_timeout = 5000").await?;
     done

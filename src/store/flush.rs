@@ -1,22 +1,49 @@
-//! Writes a batch into the open transaction, kind by kind.
+//! Writes a batch, kind by kind.
 //!
 //! The order is fixed: outbox rows in, outbox rows out, streams and touches,
 //! local log, lists, dead letters, tokens, the relay's rows, those of chats, the push log, counters. Only the
 //! first two depend on each other, and the relay's among themselves; `batch.rs`
 //! and `relay/batch.rs` say why their order is right.
 
-use super::{batch::Batch, dead, inbound, lists, node, op::Gone, outbox, peers, relay, rows::Script, tokens};
+use super::{
+    batch::Batch,
+    dead, inbound, lists, node,
+    op::Gone,
+    outbox, peers, relay,
+    rows::{Script, Uncommitted},
+    tokens,
+};
 use crate::types::PeerId;
 use sqlx::SqliteConnection;
 use std::{collections::BTreeMap, mem};
 
-/// Writes the batch behind what `script` holds already. Returns what the
-/// settles of each peer deleted.
-pub(super) async fn flush(
+/// What the settles of each peer deleted.
+pub(super) type AllGone = BTreeMap<PeerId, Gone>;
+
+/// Writes the batch into the open transaction.
+pub(super) async fn flush(connection: &mut SqliteConnection, batch: &Batch<'_>) -> Result<AllGone, sqlx::Error> {
+    let (script, gone) = rows(connection, Script::default(), batch).await?;
+    script.run(connection).await?;
+    Ok(gone)
+}
+
+/// Writes the batch behind what `script` holds already, and commits.
+pub(super) async fn commit(
+    connection: &mut SqliteConnection,
+    script: Script,
+    batch: &Batch<'_>,
+) -> Result<AllGone, Uncommitted> {
+    let (script, gone) = rows(connection, script, batch).await.map_err(Uncommitted::Before)?;
+    script.commit(connection).await?;
+    Ok(gone)
+}
+
+/// What is still to be run, and what is known already.
+async fn rows(
     connection: &mut SqliteConnection,
     mut script: Script,
     batch: &Batch<'_>,
-) -> Result<BTreeMap<PeerId, Gone>, sqlx::Error> {
+) -> Result<(Script, AllGone), sqlx::Error> {
     outbox::insert(&mut script, &batch.outbox);
     let gone = if batch.settled.is_empty() {
         BTreeMap::new()
@@ -35,6 +62,5 @@ pub(super) async fn flush(
     if !batch.outbox.is_empty() || !batch.inbound.is_empty() || batch.relay.is_numbered() {
         node::put_counters(&mut script, batch.counters);
     }
-    script.run(connection).await?;
-    Ok(gone)
+    Ok((script, gone))
 }

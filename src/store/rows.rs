@@ -6,7 +6,9 @@
 
 use super::error;
 use crate::error::Error;
-use sqlx::{Arguments, AssertSqlSafe, Encode, Sqlite, SqliteConnection, Type, sqlite::SqliteArguments};
+use sqlx::{
+    Arguments, AssertSqlSafe, Either, Encode, Executor, Sqlite, SqliteConnection, Type, sqlite::SqliteArguments,
+};
 use std::sync::Arc;
 use tokio_stream::{Stream, StreamExt};
 
@@ -65,12 +67,60 @@ impl Script {
         if let Some(cause) = self.broken {
             return Err(cause);
         }
-        for Step { text, values } in self.steps {
-            match text {
-                Text::Joined { text, .. } => sqlx::query_with(AssertSqlSafe(text), values).execute(&mut *connection),
-                Text::Long(text) => sqlx::query_with(AssertSqlSafe(text), values).execute(&mut *connection),
+        for step in self.steps {
+            step.run(connection).await.map_err(|(cause, _)| cause)?;
+        }
+        Ok(())
+    }
+
+    /// Runs them and then COMMIT, which is one text with the last of them.
+    pub(super) async fn commit(mut self, connection: &mut SqliteConnection) -> Result<(), Uncommitted> {
+        if let Some(cause) = self.broken {
+            return Err(Uncommitted::Before(cause));
+        }
+        self.add("COMMIT");
+        let Some(last) = self.steps.pop() else { return Ok(()) };
+        for step in self.steps {
+            step.run(connection).await.map_err(|(cause, _)| Uncommitted::Before(cause))?;
+        }
+        let before = last.statements() - 1;
+        last.run(connection).await.map_err(|(cause, finished)| match finished == before {
+            true => Uncommitted::Commit(cause),
+            false => Uncommitted::Before(cause),
+        })
+    }
+}
+
+/// Where a transaction ended that was to be committed.
+#[derive(Debug)]
+pub(super) enum Uncommitted {
+    /// At a statement before the COMMIT.
+    Before(sqlx::Error),
+    /// At the COMMIT itself.
+    Commit(sqlx::Error),
+}
+
+impl Step {
+    fn statements(&self) -> usize {
+        match self.text {
+            Text::Joined { statements, .. } => statements,
+            Text::Long(_) => 1,
+        }
+    }
+
+    /// A failure comes with how many of its statements had finished.
+    async fn run(self, connection: &mut SqliteConnection) -> Result<(), (sqlx::Error, usize)> {
+        let mut results = match self.text {
+            Text::Joined { text, .. } => connection.fetch_many(sqlx::query_with(AssertSqlSafe(text), self.values)),
+            Text::Long(text) => connection.fetch_many(sqlx::query_with(AssertSqlSafe(text), self.values)),
+        };
+        let mut finished = 0;
+        while let Some(result) = results.next().await {
+            match result {
+                Ok(Either::Left(_)) => finished += 1,
+                Ok(Either::Right(_)) => {}
+                Err(cause) => return Err((cause, finished)),
             }
-            .await?;
         }
         Ok(())
     }

@@ -1,13 +1,12 @@
-//! What happens between BEGIN and COMMIT: the rows of many ops together, or one
+//! One transaction, from BEGIN to COMMIT: the rows of many ops together, or one
 //! op with rare changes.
 //!
-//! Begins the transaction and never ends it, nor answers anybody: that is the
-//! writer's. What is known moves only after the commit, by what [`Written`]
-//! says.
+//! Leaves one that failed as it is, and answers nobody: that is the writer's.
+//! What is known moves only after the commit, by what [`Written`] says.
 
 use super::{
     batch::{Batch, Counters},
-    flush::flush,
+    flush::{commit, flush},
     node,
     op::{Done, Op},
     peers, rare,
@@ -15,7 +14,7 @@ use super::{
         self,
         arrivals::{Arrivals, Given},
     },
-    rows::Script,
+    rows::{Script, Uncommitted},
 };
 use crate::{
     error::Error,
@@ -32,6 +31,17 @@ pub(super) enum Failure {
     /// A guard of the op: nobody else's concern.
     Refused(Error),
     Sql(sqlx::Error),
+    /// At the COMMIT: whether it is on disk may be unknown.
+    Commit(sqlx::Error),
+}
+
+impl From<Uncommitted> for Failure {
+    fn from(ended: Uncommitted) -> Self {
+        match ended {
+            Uncommitted::Before(cause) => Self::Sql(cause),
+            Uncommitted::Commit(cause) => Self::Commit(cause),
+        }
+    }
 }
 
 impl From<sqlx::Error> for Failure {
@@ -64,7 +74,7 @@ impl Known {
     }
 }
 
-/// What a transaction will have done once it commits.
+/// What a transaction did.
 pub(super) struct Written {
     pub(super) results: Vec<Result<Done, Error>>,
     pub(super) counters: Counters,
@@ -87,7 +97,7 @@ pub(super) async fn grouped(
     let mut results: Vec<Result<Done, Error>> = ops.iter().enumerate().map(admit).collect();
     let mut script = Script::default();
     script.add(BEGIN);
-    let gone = flush(connection, script, &batch).await?;
+    let gone = commit(connection, script, &batch).await?;
     for (peer, settled) in &batch.settled {
         if let (Ok(done), Some(gone)) = (&mut results[settled.done], gone.get(peer)) {
             done.gone[settled.gone] = *gone;
@@ -124,13 +134,14 @@ pub(super) async fn alone(
         let mut batch = Batch { marked, ..Batch::new(counters, &known.streams_in, &known.arrivals) };
         batch.relay.given = given;
         let mut admitted = batch.admit(changes, 0).map_err(Failure::Refused)?;
-        let gone = flush(connection, Script::default(), &batch).await?;
+        let gone = flush(connection, &batch).await?;
         for (peer, settled) in &batch.settled {
             admitted.gone[settled.gone] = gone.get(peer).copied().unwrap_or_default();
         }
         done.gone.append(&mut admitted.gone);
         (counters, marked, given) = (batch.counters, batch.marked, batch.relay.given);
     }
+    run(connection, "COMMIT").await.map_err(Failure::Commit)?;
     given.dropped.clone_from(&done.dropped);
     done.numbers.end = counters.number;
     done.cursors.end = counters.cursor;

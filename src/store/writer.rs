@@ -304,35 +304,30 @@ impl Writer {
             [op] if !op.is_grouped() => alone(&mut connection, op, &self.known, full).await,
             _ => grouped(&mut connection, ops, &self.known, full).await,
         };
-        let written = match written {
-            Ok(written) => written,
-            Err(failure) => {
-                // SQLite may have rolled back by itself; then this says so.
-                let _ = run(&mut connection, "ROLLBACK").await;
-                return match failure {
-                    Failure::Refused(refusal) => {
-                        self.connection = Some(connection);
-                        Ok(vec![Err(refusal)])
-                    }
-                    Failure::Sql(cause) => Err(self.abort(connection, cause).await),
-                };
-            }
-        };
-        match run(&mut connection, "COMMIT").await {
-            Ok(()) => {
+        let failure = match written {
+            Ok(written) => {
                 self.connection = Some(connection);
                 self.committed(&written);
-                Ok(written.results)
+                return Ok(written.results);
             }
-            Err(cause) if matches!(sqlite_code(&cause), Some(SQLITE_FULL | SQLITE_BUSY)) => {
-                let _ = run(&mut connection, "ROLLBACK").await;
+            Err(Failure::Commit(cause)) if !matches!(sqlite_code(&cause), Some(SQLITE_FULL | SQLITE_BUSY)) => {
+                let _ = connection.close().await;
+                return Err(Abort::Commit(cause));
+            }
+            Err(failure) => failure,
+        };
+        // SQLite may have rolled back by itself; then this says so.
+        let _ = run(&mut connection, "ROLLBACK").await;
+        match failure {
+            Failure::Refused(refusal) => {
+                self.connection = Some(connection);
+                Ok(vec![Err(refusal)])
+            }
+            Failure::Commit(cause) => {
                 self.connection = Some(connection);
                 Err(Abort::Rows(cause))
             }
-            Err(cause) => {
-                let _ = connection.close().await;
-                Err(Abort::Commit(cause))
-            }
+            Failure::Sql(cause) => Err(self.abort(connection, cause).await),
         }
     }
 

@@ -23,6 +23,8 @@ struct State {
     swallows: Arc<AtomicBool>,
     swallowed: Arc<AtomicU64>,
     connections: Arc<AtomicU64>,
+    /// Of them, those that last.
+    live: Arc<AtomicU64>,
     cuts: watch::Sender<u64>,
 }
 
@@ -42,6 +44,7 @@ impl Forwarder {
             swallows: Arc::default(),
             swallowed: Arc::default(),
             connections: Arc::default(),
+            live: Arc::default(),
             cuts: watch::Sender::new(0),
         };
         let (stop, shared) = (CancellationToken::new(), state.clone());
@@ -49,7 +52,12 @@ impl Forwarder {
             while let Ok((client, _)) = listener.accept().await {
                 shared.connections.fetch_add(1, SeqCst);
                 if !shared.closed.load(SeqCst) {
-                    tokio::spawn(shared.clone().carry(client));
+                    let shared = shared.clone();
+                    tokio::spawn(async move {
+                        shared.live.fetch_add(1, SeqCst);
+                        shared.clone().carry(client).await;
+                        shared.live.fetch_sub(1, SeqCst);
+                    });
                 }
             }
         }));
@@ -78,6 +86,11 @@ impl Forwarder {
 
     pub fn connections(&self) -> u64 {
         self.state.connections.load(SeqCst)
+    }
+
+    /// Connections that have not ended.
+    pub fn live(&self) -> u64 {
+        self.state.live.load(SeqCst)
     }
 
     /// Resets every connection, on both sides.

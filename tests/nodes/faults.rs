@@ -225,6 +225,21 @@ async fn queued_outlives_a_restart_no_push_before_the_queue_was_pulled_empty() {
     eventually!(faulty.applied() == [5]);
 }
 
+/// A thousand peers that are asked once a minute are not a thousand connections.
+#[tokio::test]
+async fn a_connection_that_a_pull_alone_has_used_is_let_go_of() {
+    let node = TestNode::start_with(|config| config.federation.pull_interval = Duration::from_secs(60)).await;
+    let faulty = Faulty::start().await;
+    let link = Forwarder::to(([127, 0, 0, 1], faulty.id.port()).into()).await;
+    node.add_at(&faulty.id, faulty.key, Some(link.address)).await;
+    eventually!(faulty.pulls() == 1 && link.live() == 1);
+    eventually!(link.live() == 0);
+    assert_eq!((faulty.pulls(), link.connections()), (1, 1), "it was let go of, not broken off and made anew");
+    // And made anew when there is something to say.
+    node.send(&faulty.id, 0..1).await;
+    eventually!(faulty.applied() == [0]);
+}
+
 #[tokio::test]
 async fn a_peer_given_another_address_is_reached_there_from_the_next_call_on() {
     let (node, faulty) = pair().await;
