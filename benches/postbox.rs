@@ -9,12 +9,16 @@
 
 #[path = "postbox/alone.rs"]
 mod alone;
+#[path = "postbox/browsers.rs"]
+mod browsers;
 #[path = "postbox/chatting.rs"]
 mod chatting;
 #[path = "postbox/crowd.rs"]
 mod crowd;
 #[path = "postbox/delivery.rs"]
 mod delivery;
+#[path = "postbox/gateways.rs"]
+mod gateways;
 #[path = "postbox/idle.rs"]
 mod idle;
 #[path = "postbox/link.rs"]
@@ -43,7 +47,7 @@ use std::{env, process::ExitCode, time::Duration};
 
 type Failure = Box<dyn std::error::Error + Send + Sync>;
 
-const NAMES: [&str; 15] = [
+const NAMES: [&str; 17] = [
     "baselines",
     "idle",
     "send",
@@ -59,6 +63,8 @@ const NAMES: [&str; 15] = [
     "chat",
     "fanout",
     "push",
+    "gateways",
+    "browsers",
 ];
 
 /// How much is measured.
@@ -81,6 +87,9 @@ struct Size {
     timed: usize,
     /// Parties that subscribe at once.
     parties: usize,
+    /// Gateways of one node, and clients of one gateway.
+    gateways: usize,
+    browsers: usize,
 }
 
 const FULL: Size = Size {
@@ -93,6 +102,8 @@ const FULL: Size = Size {
     pushed: 1_000_000,
     timed: 2_000,
     parties: 2_000,
+    gateways: 1_000,
+    browsers: 5_000,
 };
 const QUICK: Size = Size {
     rounds: 1,
@@ -104,6 +115,8 @@ const QUICK: Size = Size {
     pushed: 20_000,
     timed: 200,
     parties: 200,
+    gateways: 100,
+    browsers: 200,
 };
 
 fn main() -> ExitCode {
@@ -160,6 +173,8 @@ async fn run(arguments: &[String]) -> Result<(), Failure> {
             "chat" => chatting::send(&mut report, size).await?,
             "fanout" => chatting::fan_out(&mut report, size).await?,
             "push" => pushing::run(&mut report, size).await?,
+            "gateways" => gateways::run(&mut report, size).await?,
+            "browsers" => browsers::run(&mut report, size).await?,
             "nats" => nats::run(&mut report, size).await?,
             _ => delivery::drain(&mut report, size).await?,
         }

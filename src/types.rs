@@ -10,7 +10,7 @@ mod user;
 pub mod uuid;
 
 pub use cursor::{Cursor, NoCursor};
-pub use user::{USER_NAME_MAX, UserId, check_user_name};
+pub use user::{USER_NAME_MAX, UserId, check_name, check_user_name};
 
 use crate::error::Error;
 use base64::{Engine, engine::general_purpose::STANDARD};

@@ -393,7 +393,7 @@ fn a_gateway_that_is_told_nonsense_is_64_and_says_what_to_do() {
         ),
         (&["--backend", "http://127.0.0.1:1", "--allow-origin", "*"], &[token], "https://app.example"),
         (&["--backend", "http://127.0.0.1:1", "--pin", "short"], &[token], "--pin"),
-        (&["--backend", "http://127.0.0.1:1", "--id", "../web"], &[token], "--id"),
+        (&["--backend", "http://127.0.0.1:1", "--id", "../web"], &[token], "--id: \"../web\"; a gateway's id"),
         (&["--backend", "http://127.0.0.1:1", "--ca-file", "gone.pem"], &[token], "gone.pem"),
         (&["--backend", "http://127.0.0.1:1", "--max-clients", "0"], &[token], "--max-clients"),
     ] {
@@ -402,6 +402,35 @@ fn a_gateway_that_is_told_nonsense_is_64_and_says_what_to_do() {
         assert_eq!(output.status.code(), Some(64), "{arguments:?}: {text}");
         assert!(text.contains(expected) && !text.contains("pbt_"), "{arguments:?}: {text}");
         assert!(output.stdout.is_empty(), "{arguments:?}");
+    }
+}
+
+#[test]
+fn the_help_of_a_gateway_shows_its_own_directory_and_takes_it_on_either_side() {
+    for arguments in [&["gateway", "--help"][..], &["gateway", "-h"]] {
+        let text = stdout(&run(arguments, &[])).split_whitespace().collect::<Vec<_>>().join(" ");
+        assert!(text.contains("--data-dir <DIR>") && text.contains("[default: ./pillarbox-gateway]"), "{text}");
+        assert!(!text.contains("pillarbox-data]"), "{text}");
+    }
+    assert!(stdout(&run(&["token", "--help"], &[])).contains("[default: ./pillarbox-data]"));
+    // It fails once its directory is there.
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let listen = taken.local_addr().expect("it listens").to_string();
+    let gateway = ["gateway", "--backend", "http://127.0.0.1:1", "--listen", &listen];
+    let temp = tempfile::tempdir().expect("a temporary directory");
+    for (before, behind, variable, expected) in [
+        (&["--data-dir", "before"][..], &[][..], None, "before/gateway.key"),
+        (&[], &["--data-dir", "behind"], None, "behind/gateway.key"),
+        (&[], &[], Some("by-variable"), "by-variable/gateway.key"),
+        (&[], &[], None, "pillarbox-gateway/gateway.key"),
+        (&[], &["--key-file", "own.key"], None, "own.key"),
+    ] {
+        let mut command = pillarbox(temp.path());
+        command.args(before).args(gateway).args(behind).env("PILLARBOX_TOKEN", "pbt_of-a-gateway");
+        command.envs(variable.map(|dir| ("PILLARBOX_DATA_DIR", dir)));
+        let text = stderr(&command.output().expect("the binary runs"));
+        assert!(text.contains(&listen) && !text.contains("key"), "{text}");
+        assert!(temp.path().join(expected).exists(), "{expected}");
     }
 }
 

@@ -42,8 +42,13 @@ impl Publisher {
 
     /// A payload, which is JSON, under an id of its own.
     pub async fn publish(&self, event_id: String, payload: Bytes) -> Result<(), Status> {
+        self.tell("alice", event_id, payload).await
+    }
+
+    /// The same to another user.
+    pub async fn tell(&self, user: &str, event_id: String, payload: Bytes) -> Result<(), Status> {
         let request = PublishRequest {
-            user_id: "alice".into(),
+            user_id: user.into(),
             kind: "bench.event".into(),
             payload,
             event_id,

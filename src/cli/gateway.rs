@@ -25,6 +25,9 @@ use std::{
 };
 use tokio::time::timeout;
 
+/// Open files besides those of clients: the node, the log, the cursor, the listener.
+const OTHER_FILES: u64 = 40;
+
 pub const ABOUT: &str = "Hand a node's events on to browsers
 
 Subscribes to a node's push channel (galaxy.backend.push.v1) as the principal
@@ -46,10 +49,12 @@ The token of the gateway comes from PILLARBOX_TOKEN or --token-file.";
       --token-file /etc/web.token --data-dir /var/lib/web \\
       --listen 0.0.0.0:443 --tls-cert cert.pem --tls-key key.pem
   For scripts, one line when it is ready:
-    pillarbox gateway --backend http://127.0.0.1:7443 --listen 127.0.0.1:0 --json | jq -r .url
-
-The cursor and the key are files in --data-dir [default: ./pillarbox-gateway].")]
+    pillarbox gateway --backend http://127.0.0.1:7443 --listen 127.0.0.1:0 --json | jq -r .url")]
 pub struct Args {
+    /// Where its key and its cursor are kept [default: ./pillarbox-gateway]
+    // In the place of the one that all commands have, which is a node's.
+    #[arg(long, value_name = "DIR", env = "PILLARBOX_DATA_DIR")]
+    data_dir: Option<PathBuf>,
     /// The node: https://host:port, or http://127.0.0.1:port for one without TLS on this machine
     #[arg(long, value_name = "URL")]
     backend: String,
@@ -104,14 +109,14 @@ pub struct Args {
 }
 
 /// Runs a gateway until it is told to stop, or cannot go on.
-pub fn run(args: Args, data_dir: Option<PathBuf>, out: &mut Out) -> Result<(), Failure> {
+pub fn run(args: Args, out: &mut Out) -> Result<(), Failure> {
     let format = match args.log_format {
         LogFlag::Text => LogFormat::Text,
         LogFlag::Json => LogFormat::Json,
     };
-    let config = config(args, data_dir.unwrap_or_else(|| PathBuf::from("pillarbox-gateway")))?;
+    let mut config = config(args)?;
     start_log(format)?;
-    raise_open_files();
+    bound_by_files(&mut config.limits, raise_open_files());
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()
@@ -122,7 +127,23 @@ pub fn run(args: Args, data_dir: Option<PathBuf>, out: &mut Out) -> Result<(), F
     result
 }
 
-fn config(args: Args, data_dir: PathBuf) -> Result<Config, Failure> {
+/// Each client is an open file, and a gateway that has no more of them reaches
+/// its node no longer.
+fn bound_by_files(limits: &mut Limits, files: Option<u64>) {
+    let Some(files) = files else { return };
+    let room = usize::try_from(files.saturating_sub(OTHER_FILES)).unwrap_or(usize::MAX).max(1);
+    if room < limits.clients {
+        tracing::warn!(
+            open_files = files,
+            clients = room,
+            "fewer files may be open than --max-clients needs, and more clients are not let in; raise ulimit -n"
+        );
+    }
+    limits.connections = limits.connections.min(room);
+}
+
+fn config(args: Args) -> Result<Config, Failure> {
+    let data_dir = args.data_dir.unwrap_or_else(|| PathBuf::from("pillarbox-gateway"));
     let token = token(args.token_file.as_deref())?;
     let usage = |error: crate::client::Error| Failure::Usage(error.to_string().replacen("node", "--backend", 1));
     let mut options = Options::new(&args.backend, &args.id, &token).map_err(usage)?;
@@ -141,6 +162,8 @@ fn config(args: Args, data_dir: PathBuf) -> Result<Config, Failure> {
     }
     let count = |number: u32| usize::try_from(number).unwrap_or(usize::MAX);
     let limits = Limits {
+        // Room to tell clients that there is none.
+        connections: count(args.max_clients) + 1_024,
         clients: count(args.max_clients),
         clients_per_user: count(args.max_clients_per_user),
         ring_events: count(args.keep_events),

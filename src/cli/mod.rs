@@ -179,7 +179,7 @@ fn dispatch(cli: Cli) -> Result<(), Failure> {
         Command::Serve(args) => serve::run(args, data_dir),
         Command::CheckConfig(args) => serve::check(args, data_dir, &mut out),
         Command::Demo(args) => demo::run(&args, &mut out),
-        Command::Gateway(args) => gateway::run(*args, data_dir, &mut out),
+        Command::Gateway(args) => gateway::run(*args, &mut out),
         Command::Bench(command) => bench::run(*command, &mut out),
         Command::Server(command) => client(server::run(command, &data_dir_of_node(data_dir)?, &mut out)),
         Command::Key(command) => client(key::run(command, &data_dir_of_node(data_dir)?, &mut out)),

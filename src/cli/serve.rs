@@ -129,13 +129,15 @@ pub fn run(args: Args, data_dir: Option<PathBuf>) -> Result<(), Failure> {
 }
 
 /// Each connection is a file, and many systems begin with a bound of 1,024.
-pub(super) fn raise_open_files() {
+/// Returns how many files there may be; `None`: any number.
+pub(super) fn raise_open_files() -> Option<u64> {
     let Rlimit { current, maximum } = getrlimit(Resource::Nofile);
     if current != maximum
         && let Err(error) = setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum })
     {
         tracing::warn!(%error, "the bound of open files stays as it is; it also bounds the connections");
     }
+    getrlimit(Resource::Nofile).current
 }
 
 /// Prints what is in effect, as TOML or with `--json` as an object.

@@ -56,6 +56,14 @@ impl Failure {
     pub(super) fn outage(why: impl Into<String>) -> Self {
         Self::Outage { why: why.into(), after: Duration::ZERO }
     }
+
+    /// As of [`Error::code`].
+    pub(super) fn code(&self) -> Option<Code> {
+        match self {
+            Self::Final(error) => error.code(),
+            Self::Outage { .. } => None,
+        }
+    }
 }
 
 impl From<DialError> for Failure {

@@ -43,6 +43,9 @@ pub enum Fed {
     Subscribed { gapless: bool },
     /// The next event; it counts as handed on when the next one is asked for.
     Event(PushEvent),
+    /// The backend keeps no more what comes after the cursor: this gateway was too
+    /// slow. The next call subscribes from now on.
+    Overrun(String),
     /// The backend is not reached, or broke off; the next call tries again.
     Away(String),
 }
@@ -146,11 +149,12 @@ impl Feed {
     }
 
     fn away(&mut self, failure: Failure) -> Result<Fed, Error> {
+        let overrun = failure.code() == Some(Code::OutOfRange);
         match passing(failure) {
             Failure::Final(error) => Err(error),
             Failure::Outage { why, after } => {
                 self.failed = Some(Failure::Outage { why: why.clone(), after });
-                Ok(Fed::Away(why))
+                Ok(if overrun { Fed::Overrun(why) } else { Fed::Away(why) })
             }
         }
     }

@@ -26,27 +26,8 @@ pub fn token(authorization: Option<&str>, query: Option<&str>) -> Option<String>
 
 /// A parameter of a query as browsers write it; the first of its name.
 pub fn parameter(query: Option<&str>, name: &str) -> Option<String> {
-    query?.split('&').find_map(|pair| {
-        let (key, value) = pair.split_once('=').unwrap_or((pair, ""));
-        (decoded(key).as_deref() == Some(name)).then(|| decoded(value))?
-    })
-}
-
-/// Percent-encoding undone; `None` if it is none, or no UTF-8.
-fn decoded(text: &str) -> Option<String> {
-    let mut out = Vec::with_capacity(text.len());
-    let mut bytes = text.bytes();
-    while let Some(byte) = bytes.next() {
-        out.push(match byte {
-            b'+' => b' ',
-            b'%' => {
-                let mut digit = || char::from(bytes.next()?).to_digit(16);
-                u8::try_from(digit()? * 16 + digit()?).ok()?
-            }
-            other => other,
-        });
-    }
-    String::from_utf8(out).ok()
+    let mut pairs = form_urlencoded::parse(query?.as_bytes());
+    pairs.find_map(|(key, value)| (key == name).then(|| value.into_owned()))
 }
 
 /// `host`: as the request names this gateway. A page's own requests name the

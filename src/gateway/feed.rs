@@ -58,6 +58,10 @@ impl Feeder {
                     self.take(event)?;
                     handed_on = handed_on.filter(|_| self.hub.is_catching_up());
                 }
+                Fed::Overrun(why) => {
+                    self.hub.set_subscribed(false);
+                    tracing::warn!(why, "this gateway was too slow and fell out of the backend's window");
+                }
                 Fed::Away(why) => {
                     self.hub.set_subscribed(false);
                     if !away {

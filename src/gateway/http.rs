@@ -24,7 +24,7 @@ use http::{HeaderMap, HeaderValue, Request, StatusCode, Uri, header, request::Pa
 use serde_json::{Value, json};
 use std::{convert::Infallible, sync::Arc, time::Duration};
 use tokio::{sync::Semaphore, time::timeout};
-use tokio_util::task::TaskTracker;
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tonic::{Code, body::Body};
 use tower::{Service, ServiceExt};
 
@@ -44,8 +44,10 @@ pub struct App {
     pub signer: Arc<Signer>,
     pub origins: Arc<[String]>,
     pub keep_alive: Duration,
-    /// Owns the tasks of WebSockets.
-    pub sockets: TaskTracker,
+    /// Owns the tasks of WebSockets and of questions to the backend.
+    pub tasks: TaskTracker,
+    /// Nobody is asked any more.
+    pub stop: CancellationToken,
     pub checks: Checks,
 }
 
@@ -76,6 +78,7 @@ pub fn service(
         .route("/health", get(health))
         .route("/key", get(key))
         .fallback(nothing)
+        .method_not_allowed_fallback(no_method)
         .with_state(app);
     tower::service_fn(move |request: Request<Body>| {
         let router = router.clone();
@@ -112,6 +115,10 @@ fn refusal(status: StatusCode, error: &str, message: &str, retry_after: Option<u
 
 async fn nothing() -> Response {
     refusal(StatusCode::NOT_FOUND, "not_found", "there are /, /events, /ws, /health and /key", None)
+}
+
+async fn no_method() -> Response {
+    refusal(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", "there is GET", None)
 }
 
 async fn page() -> Response {
@@ -159,10 +166,10 @@ async fn web_socket(State(app): State<App>, parts: Parts, upgrade: Upgrade) -> R
     }
     let upgrade = match upgrade {
         Ok(upgrade) => upgrade,
-        Err(rejection) => return rejection.into_response(),
+        Err(rejection) => return refusal(rejection.status(), "no_web_socket", &rejection.body_text(), None),
     };
     match app.admit(&parts).await {
-        Ok(line) => socket::serve(upgrade, line, &app.sockets),
+        Ok(line) => socket::serve(upgrade, line, &app.tasks),
         Err(response) => response,
     }
 }
@@ -238,10 +245,10 @@ impl App {
             last.truncate(last.floor_char_boundary(LAST_EVENT_ID));
         }
         let agent = text(headers, "user-agent").unwrap_or_default();
-        let agent = &agent[..agent.floor_char_boundary(USER_AGENT)];
+        let agent = agent[..agent.floor_char_boundary(USER_AGENT)].to_owned();
 
         let ticket = self.hub.ticket();
-        let who = self.check(&token, agent).await?;
+        let who = self.check(token, agent).await?;
         let admitted = self.hub.admit(ticket, who, last.as_deref()).map_err(|refused| match refused {
             Refused::Full => refusal(StatusCode::SERVICE_UNAVAILABLE, "full", "there are too many clients", Some(30)),
             Refused::UserFull => {
@@ -254,10 +261,19 @@ impl App {
         Ok(Line::new(admitted, self.signer.clone(), last.as_deref(), self.keep_alive))
     }
 
-    async fn check(&self, token: &str, agent: &str) -> Result<Who, Response> {
-        let turn = timeout(TURN, self.checks.0.acquire()).await;
-        let Ok(Ok(_turn)) = turn else { return Err(away("too many clients come at once")) };
-        match self.push.check(token, agent).await {
+    async fn check(&self, token: String, agent: String) -> Result<Who, Response> {
+        let turn = timeout(TURN, self.checks.0.clone().acquire_owned()).await;
+        let Ok(Ok(turn)) = turn else { return Err(away("too many clients come at once")) };
+        let (push, stop) = (self.push.clone(), self.stop.clone());
+        // Whoever goes away meanwhile does not break the call off: a backend ends a connection on which
+        // too much is broken off, and the subscription with it.
+        let asked = self.tasks.spawn(async move {
+            let answer = stop.run_until_cancelled(push.check(&token, &agent)).await;
+            drop(turn);
+            answer
+        });
+        let Ok(Some(answer)) = asked.await else { return Err(away("the gateway stops")) };
+        match answer {
             Ok(answer) if !answer.user_id.is_empty() => {
                 Ok(Who { user: answer.user_id, session: answer.device_session_id, expires_at: answer.expires_at })
             }

@@ -22,6 +22,9 @@ use std::{
 /// What a gateway has room for.
 #[derive(Debug, Clone, Copy)]
 pub struct Limits {
+    /// Connections; those beyond are closed without a word. Some more than
+    /// clients, so that who has no room is told.
+    pub connections: usize,
     /// Streams of clients.
     pub clients: usize,
     /// Streams of one user.
@@ -36,6 +39,7 @@ pub struct Limits {
 impl Default for Limits {
     fn default() -> Self {
         Self {
+            connections: 11_024,
             clients: 10_000,
             clients_per_user: 20,
             ring_events: 10_000,
@@ -203,10 +207,11 @@ impl Hub {
     pub fn invalidate(&self, cursor: Cursor, ended: SessionInvalidation) {
         let mut inner = self.inner();
         inner.advance(cursor);
-        for seat in inner.users.values().flatten() {
-            if concerns(&ended, &seat.who.user, &seat.who.session) {
-                seat.end(End::Revoked(ended.reason.clone()));
-            }
+        let concerned = |seat: &&Arc<Seat>| concerns(&ended, &seat.who.user, &seat.who.session);
+        let end = |seat: &Arc<Seat>| seat.end(End::Revoked(ended.reason.clone()));
+        match ended.user_id.as_str() {
+            "" => inner.users.values().flatten().filter(concerned).for_each(end),
+            user => inner.users.get(user).into_iter().flatten().filter(concerned).for_each(end),
         }
         inner.note(Ending::Session(ended));
     }

@@ -102,7 +102,7 @@ impl Gateway {
     pub async fn start(config: Config) -> Result<Self, StartError> {
         let Config { id, backend, options, listen, tls, cursor_file, key_file, allow_origins, limits, keep_alive } =
             config;
-        crate::types::check_user_name("--id", &id)?;
+        crate::types::check_name("--id", "a gateway's id", &id)?;
         tls.check(listen)?;
         for file in [&cursor_file, &key_file] {
             make_directory(file)?;
@@ -138,7 +138,8 @@ impl Gateway {
             signer,
             origins: allow_origins.into(),
             keep_alive,
-            sockets: tasks.clone(),
+            tasks: tasks.clone(),
+            stop: stop[1].clone(),
             checks: http::Checks::default(),
         });
         let places = address_limits(&limits, &tls);
@@ -206,12 +207,12 @@ fn make_directory(file: &Path) -> Result<(), StartError> {
 
 /// What one address may use. Behind a proxy all clients have the proxy's.
 fn address_limits(limits: &Limits, tls: &net::Config) -> limits::Limits {
-    let clients = u32::try_from(limits.clients).unwrap_or(u32::MAX).saturating_add(1_024);
+    let connections = u32::try_from(limits.connections).unwrap_or(u32::MAX).max(1);
     let of_one = |limit: u32| if tls.behind_proxy { 0 } else { limit };
     limits::Limits::new(limits::Config {
-        connections: clients,
-        connections_per_address: of_one(clients.min(4_096)),
-        streams_per_address: of_one(clients.min(8_192)),
+        connections,
+        connections_per_address: of_one(connections.min(4_096)),
+        streams_per_address: of_one(connections.min(8_192)),
         calls_per_second: of_one(500),
         ..limits::Config::default()
     })

@@ -23,11 +23,14 @@ const GOODBYE: Duration = Duration::from_secs(2);
 const SILENT_PINGS: u32 = 3;
 /// A client has nothing to say.
 const MESSAGE_MAX: usize = 4 << 10;
+/// Each socket has one, as long as it is open.
+const READ_BUFFER: usize = 512;
 
 /// Answers the upgrade; the task is one of `owner`'s.
 pub fn serve(upgrade: WebSocketUpgrade, line: Line, owner: &TaskTracker) -> Response {
     let token = owner.token();
-    upgrade.max_message_size(MESSAGE_MAX).max_frame_size(MESSAGE_MAX).on_upgrade(async move |socket| {
+    let upgrade = upgrade.max_message_size(MESSAGE_MAX).max_frame_size(MESSAGE_MAX);
+    upgrade.read_buffer_size(READ_BUFFER).write_buffer_size(0).on_upgrade(async move |socket| {
         run(socket, line).await;
         drop(token);
     })

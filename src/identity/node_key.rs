@@ -1,4 +1,4 @@
-//! The node's Ed25519 key: what every peer knows this node by.
+//! An Ed25519 key: what every peer knows the node by, or clients their gateway.
 //!
 //! Kept in one PKCS#8 PEM file of mode 0600. Never leaves this type; never
 //! logged.
@@ -27,7 +27,7 @@ impl NodeKey {
     pub fn load_or_make(path: &Path) -> Result<Self, Error> {
         match fs::metadata(path) {
             Ok(metadata) if metadata.mode() & 0o077 != 0 => Err(Error::Precondition(format!(
-                "{} can be read by others (mode {:o}); whoever read it can speak as this node. \
+                "{} can be read by others (mode {:o}); whoever read it can sign as its owner. \
                  If nobody did: chmod 600 {}",
                 path.display(),
                 metadata.mode() & 0o777,
@@ -58,7 +58,8 @@ impl NodeKey {
             file.write_all(pem.as_bytes())?;
             file.sync_all()?;
             fs::rename(&fresh, path)?;
-            fs::File::open(path.parent().unwrap_or(Path::new(".")))?.sync_all()
+            let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty());
+            fs::File::open(parent.unwrap_or(Path::new(".")))?.sync_all()
         };
         write().map_err(|error| Error::internal(format!("{}: {error}", path.display())))?;
         Ok(Self(key))

@@ -151,6 +151,12 @@ impl Users {
         self.0.tokens.sessions(user.id).await
     }
 
+    /// Whether it is a session of the user that has not ended. Whether the user
+    /// is active is not asked.
+    pub async fn has_session(&self, user: &User, session: &str) -> Result<bool, Error> {
+        self.0.store.has_session(user.id, session, Millis::now()).await
+    }
+
     /// Ends one session, or all of them, and returns how many.
     pub async fn revoke(&self, name: &str, session: Option<&str>) -> Result<u64, Error> {
         let user = self.existing(name).await?.id;

@@ -44,8 +44,10 @@ impl Push {
             return self.note_gateway(now).await;
         }
         // Who subscribes meanwhile waits for it, and opens the log again.
-        let seen_at = self.0.seen_at.lock().await;
-        if !self.wanted() || !self.0.gateways.is_empty() || !window::is_over(*seen_at, now, self.0.config.window_age) {
+        let seen = self.0.seen.lock().await;
+        let (seen_before, quiet) = ((!seen.here).then_some(seen.at), seen.since.elapsed());
+        let is_over = || window::is_over(seen_before, now, quiet, self.0.config.window_age);
+        if !self.wanted() || !self.0.gateways.is_empty() || !is_over() {
             return Ok(());
         }
         // The cursor that it takes is the floor.
@@ -55,8 +57,11 @@ impl Push {
         Ok(())
     }
 
-    async fn trim(&self) -> Result<(), Error> {
+    /// What has left the window goes.
+    pub(super) async fn trim(&self) -> Result<(), Error> {
         let config = &self.0.config;
+        // One does it, and the others find it done.
+        let _turn = self.0.trimming.lock().await;
         loop {
             let before = Millis::now().minus(config.window_age);
             let Some(through) = self.0.store.push_excess(before, config.window_events).await? else { return Ok(()) };

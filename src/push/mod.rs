@@ -38,6 +38,7 @@ use std::sync::{
     Arc,
     atomic::{AtomicU64, Ordering::Acquire},
 };
+use tokio::time::Instant;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 /// The handle; clones are the same log.
@@ -52,11 +53,21 @@ struct Inner {
     pages: Pages,
     /// The lowest cursor that can be gone on from. Raised before rows go.
     floor: AtomicU64,
-    /// When a gateway was there last, as it is on disk. Held while the log is
-    /// opened or closed.
-    seen_at: tokio::sync::Mutex<Millis>,
+    /// Held while the log is opened or closed.
+    seen: tokio::sync::Mutex<Seen>,
+    trimming: tokio::sync::Mutex<()>,
     stop: CancellationToken,
     tasks: TaskTracker,
+}
+
+/// When a gateway was there last.
+struct Seen {
+    /// As it is on disk.
+    at: Millis,
+    /// One was there in this life of the node.
+    here: bool,
+    /// When that was; before, when this life began.
+    since: Instant,
 }
 
 impl Push {
@@ -79,7 +90,8 @@ impl Push {
             metrics,
             pages: Pages::default(),
             floor: AtomicU64::new(floor),
-            seen_at: tokio::sync::Mutex::new(seen_at),
+            seen: tokio::sync::Mutex::new(Seen { at: seen_at, here: false, since: Instant::now() }),
+            trimming: tokio::sync::Mutex::default(),
             stop,
             tasks: TaskTracker::new(),
         }));

@@ -45,6 +45,12 @@ impl Push {
         PublisherServer::new(service).max_decoding_message_size(REQUEST_MAX)
     }
 
+    /// Something was published to the user under this event's id: it is a retry,
+    /// whatever has become of the session since.
+    async fn has(&self, event: &NewEvent) -> Result<bool, Error> {
+        Ok(self.0.store.push_event(&event.event_id, &event.users[0]).await?.is_some())
+    }
+
     /// Stores an event; when this returns it is on disk. Returns its cursor;
     /// none: nobody would read it, and nothing was kept.
     async fn publish(&self, event: NewEvent, is_retry: bool) -> Result<Option<u64>, Error> {
@@ -124,7 +130,15 @@ impl Face for Publisher {
             return Err(Error::Denied(format!("{caller} may not publish; a service: principal may")).into());
         }
         let (event, named) = checked(request.into_inner(), Millis::now())?;
-        self.users.acting(&caller, "user_id", &event.users[0]).await?;
+        let user = self.users.acting(&caller, "user_id", &event.users[0]).await?;
+        let for_session = !event.session.is_empty();
+        if for_session && !self.users.has_session(&user, &event.session).await? && !self.push.has(&event).await? {
+            return Err(Error::NotFound(format!(
+                "device_session_id: user {} has no such session, or not any more; empty: all of the user's",
+                user.name
+            ))
+            .into());
+        }
         let event_id = event.event_id.clone();
         let cursor = self.push.publish(event, named).await?;
         Ok(Response::new(PublishResponse {

@@ -18,7 +18,7 @@ use crate::{
 };
 use futures_util::stream;
 use std::sync::{Arc, atomic::Ordering::AcqRel};
-use tokio::sync::watch;
+use tokio::{sync::watch, time::Instant};
 use tokio_stream::Stream;
 use tokio_util::task::AbortOnDropHandle;
 use tonic::Status;
@@ -58,14 +58,21 @@ impl Push {
             None => false,
         };
         // What was looked for may have gone meanwhile: then the floor has risen.
-        let oldest = self.floor();
-        let (cursor, reset) = match window::start(cursor, oldest, found) {
+        let mut oldest = self.floor();
+        let start = window::start(cursor, oldest, found);
+        let (cursor, reset) = match start {
             Start::Resume(cursor) => (cursor, None),
             Start::Fresh(reset) => (newest, reset),
         };
+        let begins_afresh = matches!(start, Start::Fresh(_));
         if let Some(reset) = reset {
             self.0.metrics.push_resets.with_label_values(&[reset.as_str()]).inc();
             tracing::warn!(gateway, why = reset.as_str(), "a gateway's cursor is of no use; it begins afresh");
+        }
+        if begins_afresh {
+            // What it is told can be gone on from: nothing below is still to be cleared away.
+            self.trim().await?;
+            oldest = self.floor();
         }
         seat.live.set_cursor(cursor);
         let reader = Reader { push: self.clone(), seat, head, cursor, seen: cursor, place: None, ahead: None };
@@ -74,12 +81,13 @@ impl Push {
 
     /// A gateway is there: the log is written, and stays open for a window.
     pub(super) async fn note_gateway(&self, now: Millis) -> Result<(), Error> {
-        let mut seen_at = self.0.seen_at.lock().await;
-        if self.wanted() && !window::is_note_due(*seen_at, now, self.0.config.window_age) {
+        let mut seen = self.0.seen.lock().await;
+        (seen.here, seen.since) = (true, Instant::now());
+        if self.wanted() && !window::is_note_due(seen.at, now, self.0.config.window_age) {
             return Ok(());
         }
         self.0.store.submit(Row::Open { seen_at: now }).await?;
-        *seen_at = now;
+        seen.at = now;
         Ok(())
     }
 

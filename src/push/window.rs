@@ -77,8 +77,13 @@ pub fn is_note_due(seen_at: Millis, now: Millis, age: Duration) -> bool {
 }
 
 /// No gateway was there for a window. A note may be late, so one is added.
-pub fn is_over(seen_at: Millis, now: Millis, age: Duration) -> bool {
-    seen_at.plus(age + note_every(age)) < now
+///
+/// `quiet`: for how long none was there, in this life of the node, whatever the
+/// clock did meanwhile. The clock is asked only for what was before it:
+/// `seen_before`, unless one was there since.
+pub fn is_over(seen_before: Option<Millis>, now: Millis, quiet: Duration, age: Duration) -> bool {
+    let long = age + note_every(age);
+    quiet > long || seen_before.is_some_and(|at| at.plus(long) < now)
 }
 
 #[cfg(test)]

@@ -72,7 +72,8 @@ impl Relay {
         check(&message, now)?;
         let (slot, proof) = self.foreign_slot(peer, server, &message)?;
         let bytes = message.payload.len() as u64 + MESSAGE_BYTES;
-        let (message_id, kind) = (message.message_id.clone(), message.message_type.clone());
+        // Only if somebody is to be told of it.
+        let told = self.0.store.push_wanted().then(|| (message.message_id.clone(), message.message_type.clone()));
         let (session, from) = (message.session_id, PartyRef { peer, name: message.from_party });
         let routed = self.router().route_inbound(now, &session, &from, &message.to_parties, bytes)?;
         let mut changes = vec![];
@@ -96,16 +97,18 @@ impl Relay {
             slot: slot.stored(proof),
         }))));
         changes.extend(routed.recipients.iter().map(|party| Change::Relay(Row::Deliver { party: party.clone() })));
-        let waiting = news::Message {
-            message_id: &message_id,
-            session_id: &session,
-            from_party: &names::show(&from.name, Some(server)),
-            message_type: &kind,
-            round_number: message.round_number,
-            is_broadcast: message.is_broadcast,
-        };
-        let parties = routed.recipients.iter().map(|party| &*party.name);
-        changes.extend(self.told(parties, |party, user| news::message(peer, waiting, party, user, now)));
+        if let Some((message_id, message_type)) = &told {
+            let waiting = news::Message {
+                message_id,
+                session_id: &session,
+                from_party: &names::show(&from.name, Some(server)),
+                message_type,
+                round_number: message.round_number,
+                is_broadcast: message.is_broadcast,
+            };
+            let parties = routed.recipients.iter().map(|party| &*party.name);
+            changes.extend(self.told(parties, |party, user| news::message(peer, waiting, party, user, now)));
+        }
         let relay = self.clone();
         Ok(Taken::new(changes, move |outcome| match outcome {
             Outcome::Failed => relay.router().undo(&session, &from, bytes),

@@ -34,7 +34,7 @@ pub use node::{FormerId, NodeRow};
 pub use op::{Change, Done, Gone, Op, ROWS_AN_OP, StreamOut};
 pub use outbox::{OutRow, QueueTotal};
 pub use peers::{KeyOrigin, PeerAddress, PeerKey, PeerKind, PeerOrigin, PeerRow, PeerTouch, PeerTransport};
-pub use tokens::{BoundParty, TokenHash, TokenRow, TokenUse};
+pub use tokens::{BoundParty, SESSIONS_MAX, TokenHash, TokenRow, TokenUse};
 pub use users::{UserRow, UserState};
 
 use crate::error::Error;

@@ -36,6 +36,14 @@ pub(super) async fn apply(
             }
         }
         Change::PutToken(row) => {
+            if let Some(user) = row.user
+                && !tokens::has_room(connection, user).await?
+            {
+                let limit = tokens::SESSIONS_MAX;
+                return Err(Failure::Refused(Error::exhausted(format!(
+                    "the user has {limit} sessions, which is the limit; `pillarbox session revoke` ends some"
+                ))));
+            }
             if !tokens::put(connection, row).await? {
                 return Err(Failure::Refused(Error::Precondition("the user of this token is not active".into())));
             }

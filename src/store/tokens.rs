@@ -5,8 +5,8 @@ use super::{
     Named, Store, UserState,
     batch::Batch,
     broken, error,
-    op::Gone,
-    rows::{ManyRows, Script, bits},
+    op::{Gone, ROWS_AN_OP},
+    rows::{ManyRows, Script, bits, count, unbits},
     users::user_id,
 };
 use crate::{
@@ -15,6 +15,10 @@ use crate::{
 };
 use sqlx::SqliteConnection;
 use std::sync::LazyLock;
+
+/// Tokens of one user, expired ones too: what ends them all is one transaction,
+/// with a row for each.
+pub const SESSIONS_MAX: usize = ROWS_AN_OP;
 
 /// SHA-256 of a token.
 pub type TokenHash = [u8; 32];
@@ -143,6 +147,21 @@ impl Store {
         .map_err(error)?;
         found.into_iter().map(token).collect()
     }
+}
+
+/// Whether a user can have one session more. Expired ones whose end was told go
+/// when the room is needed.
+pub(super) async fn has_room(connection: &mut SqliteConnection, user: UserId) -> Result<bool, sqlx::Error> {
+    const COUNT: &str = "SELECT count(*) FROM token WHERE user_id = $1";
+    let user = bits(user.get());
+    let limit = count(SESSIONS_MAX);
+    let has: i64 = sqlx::query_scalar(COUNT).bind(user).fetch_one(&mut *connection).await?;
+    if has < limit {
+        return Ok(true);
+    }
+    let swept =
+        sqlx::query("DELETE FROM token WHERE user_id = $1 AND lapsed = 1").bind(user).execute(connection).await?;
+    Ok(unbits(has) - swept.rows_affected() < unbits(limit))
 }
 
 /// `false` when it is a user's who is not active.

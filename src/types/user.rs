@@ -64,14 +64,17 @@ impl fmt::Debug for UserId {
 /// A login name, without a server: 1 to 64 bytes of ASCII letters, digits, `.`,
 /// `_` and `-`. Case counts. `field`: what the refusal calls it.
 pub fn check_user_name(field: &str, name: &str) -> Result<(), Error> {
+    check_name(field, "a user's name", name)
+}
+
+/// The same for the name of something else. `what`: such a name.
+pub fn check_name(field: &str, what: &str, name: &str) -> Result<(), Error> {
     if name.is_empty() || name.len() > USER_NAME_MAX {
         let length = name.len();
-        return Err(Error::invalid(format!("{field}: {length} bytes; a user's name has 1 to {USER_NAME_MAX}")));
+        return Err(Error::invalid(format!("{field}: {length} bytes; {what} has 1 to {USER_NAME_MAX}")));
     }
     if !name.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'-')) {
-        return Err(Error::invalid(format!(
-            "{field}: {name:?}; a user's name has letters, digits, '.', '_' and '-' only"
-        )));
+        return Err(Error::invalid(format!("{field}: {name:?}; {what} has letters, digits, '.', '_' and '-' only")));
     }
     Ok(())
 }

@@ -7,6 +7,7 @@ import grpc
 import contract
 from node import PATIENCE
 from scenarios_router import refused
+from stream import Stream
 
 pb = contract.chat
 
@@ -48,30 +49,19 @@ class Talker:
         return call(request, timeout=PATIENCE, metadata=self._metadata)
 
 
-class Line:
+class Line(Stream):
     """An open Connect."""
 
     def __init__(self, stub, metadata):
         self._said = queue.SimpleQueue()
-        self._call = stub.Connect(iter(self._said.get, None), metadata=metadata, timeout=PATIENCE)
+        super().__init__(stub.Connect(iter(self._said.get, None), metadata=metadata, timeout=PATIENCE))
 
     def say(self, text, **fields):
         self._said.put(pb.Message(text=text, **fields))
 
-    def next(self):
-        return next(self._call)
-
-    def ends(self):
-        """The code and text it ends with."""
-        try:
-            while True:
-                next(self._call)
-        except grpc.RpcError as error:
-            return error.code(), error.details()
-
     def close(self):
         self._said.put(None)
-        self._call.cancel()
+        super().close()
 
 
 def talkers(node, _):

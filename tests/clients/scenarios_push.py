@@ -10,6 +10,7 @@ import contract
 from node import PATIENCE, until
 from scenarios_chat import Talker
 from scenarios_router import refused
+from stream import Stream
 
 
 class Caller:
@@ -40,27 +41,13 @@ class Caller:
         return stub.Check(request, metadata=self._metadata, timeout=PATIENCE)
 
 
-class Feed:
+class Feed(Stream):
     """An open SubscribePush."""
 
     def __init__(self, call):
-        self._call = call
+        super().__init__(call)
         headers = dict(call.initial_metadata())
         self.reset, self.oldest = headers.get("x-cursor-reset"), headers.get("x-oldest-cursor")
-
-    def next(self):
-        return next(self._call)
-
-    def ends(self):
-        """The code it ends with."""
-        try:
-            while True:
-                next(self._call)
-        except grpc.RpcError as error:
-            return error.code()
-
-    def die(self):
-        self._call.cancel()
 
 
 def gateway(node, _):
@@ -70,7 +57,8 @@ def gateway(node, _):
     assert shop.publish("alice", {}).cursor == ""
     feed = web.subscribe("web")
     assert feed.reset is None and len(feed.oldest) == 20 and feed.oldest.isdigit(), feed.oldest
-    fields = {"event_id": "e-1", "request_id": "r-1", "trace_id": "t-1", "device_session_id": "5f3a9c01"}
+    phone = Caller(node, "user:alice")
+    fields = {"event_id": "e-1", "request_id": "r-1", "trace_id": "t-1", "device_session_id": phone.token_id}
     answer = shop.publish("alice", {"order": 17}, kind="orders.shipped", **fields)
     assert shop.publish("alice", {"order": 17}, kind="orders.shipped", **fields) == answer, "stored once"
     first = feed.next()
@@ -88,7 +76,7 @@ def gateway(node, _):
 
     publishing = threading.Thread(target=publish)
     publishing.start()
-    feed.die()
+    feed.close()
     while len(seen) < count:
         feed = web.subscribe("web", cursor)
         assert feed.reset is None, feed.reset
@@ -97,14 +85,14 @@ def gateway(node, _):
             assert event.cursor > cursor, (event.cursor, cursor)
             cursor = event.cursor
             seen.append(json.loads(event.client_event.payload))
-        feed.die()
+        feed.close()
     publishing.join()
     assert seen == list(range(count)), seen
 
     # A newer stream of one gateway id replaces the older one.
     older, newer = web.subscribe("web", cursor), None
     newer = web.subscribe("web", cursor)
-    assert older.ends() == grpc.StatusCode.ABORTED
+    assert older.ends()[0] == grpc.StatusCode.ABORTED
 
     # Cursors that are of no use.
     for unknown in ("9" * 19, "9" * 20, "x", str(int(cursor))):
@@ -133,13 +121,15 @@ def gateway(node, _):
 
     # Whoever may not.
     for caller in (shop, Caller(node, "gateway:app"), Caller(node, "user:carol")):
-        feed_code = caller.subscribe("web").ends()
-        assert feed_code == grpc.StatusCode.PERMISSION_DENIED, feed_code
+        code, text = caller.subscribe("web").ends()
+        assert code == grpc.StatusCode.PERMISSION_DENIED, (code, text)
     refused(grpc.StatusCode.PERMISSION_DENIED, web.publish, "alice", {})
     refused(grpc.StatusCode.PERMISSION_DENIED, shop.check, bob.token)
     refused(grpc.StatusCode.INVALID_ARGUMENT, shop.publish, "alice", {}, "chat.message")
+    text = refused(grpc.StatusCode.NOT_FOUND, lambda: shop.publish("bob", {}, device_session_id=phone.token_id))
+    assert text.startswith("device_session_id: "), text
 
     # A gateway's own token.
     node.run("token", "revoke", web.token_id)
-    assert newer.ends() == grpc.StatusCode.UNAUTHENTICATED
-    until(lambda: web.subscribe("web").ends() == grpc.StatusCode.UNAUTHENTICATED, "a revoked gateway stays out")
+    assert newer.ends()[0] == grpc.StatusCode.UNAUTHENTICATED
+    until(lambda: web.subscribe("web").ends()[0] == grpc.StatusCode.UNAUTHENTICATED, "a revoked gateway stays out")

@@ -8,7 +8,7 @@ use std::{
     io::{BufRead, BufReader},
     net::SocketAddr,
     path::{Path, PathBuf},
-    process::{Child, ExitStatus, Stdio},
+    process::{Child, Command, ExitStatus, Stdio},
 };
 
 /// Killed when it is dropped. The directory stays.
@@ -27,8 +27,12 @@ pub fn log(dir: &Path) -> String {
 impl GatewayProcess {
     /// Waits until it listens, on a free port. `arguments` come last.
     pub fn start(dir: &Path, token: &str, arguments: &[&str]) -> Self {
+        Self::start_by(pillarbox(), dir, token, arguments)
+    }
+
+    /// The same by a command that ends in the program.
+    pub fn start_by(mut command: Command, dir: &Path, token: &str, arguments: &[&str]) -> Self {
         let log = File::options().create(true).append(true).open(dir.with_extension("log")).unwrap();
-        let mut command = pillarbox();
         command.arg("--data-dir").arg(dir).args(["gateway", "--id", "web", "--listen", "127.0.0.1:0", "--json"]);
         command.args(arguments).env("PILLARBOX_TOKEN", token).env("RUST_LOG", "trace");
         let mut child = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(log).spawn().unwrap();

@@ -22,8 +22,13 @@ use pillarbox::{
 };
 use std::{os::unix::fs::PermissionsExt, path::Path};
 use tempfile::TempDir;
-use tokio::time::{Instant, timeout};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpStream,
+    time::{Instant, timeout},
+};
 use tonic::{
+    Code,
     body::Body,
     metadata::{Ascii, MetadataValue},
 };
@@ -197,6 +202,52 @@ async fn of_two_gateways_with_one_id_the_older_ends_with_exit_1() {
     let mut client = stream(&newer, &alice, None).await.unwrap();
     stage.publish("alice", 1).await;
     assert_eq!(number(&client.event().await), 1);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_gateway_that_was_too_slow_says_so_and_does_not_blame_the_backend() {
+    let backend = Backend::start().await;
+    let dir = tempfile::tempdir().unwrap();
+    let dir = dir.path().join("web");
+    let gateway = GatewayProcess::start(&dir, TOKEN, &["--backend", &backend.url()]);
+    ready(&gateway).await;
+    backend.publish("alice", "1");
+    eventually!(dir.join("web.cursor").exists());
+    backend.forget();
+    backend.kill(Code::OutOfRange);
+    eventually!(log(&dir).contains("subscribed from now on: what came since"));
+    let log = log(&dir);
+    assert!(log.contains("too slow and fell out of the backend's window"), "{log}");
+    assert!(!log.contains("the backend is away"), "{log}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_gateway_that_is_short_of_files_turns_clients_away_and_still_reaches_its_backend() {
+    let mut backend = Backend::start().await;
+    backend.signed_in("a1", "alice", "s1", 0);
+    let dir = tempfile::tempdir().unwrap();
+    let dir = dir.path().join("web");
+    let mut command = std::process::Command::new("sh");
+    command.args(["-c", r#"ulimit -n 100; exec "$@""#, "sh", env!("CARGO_BIN_EXE_pillarbox")]).env_remove("RUST_LOG");
+    let url = backend.url();
+    let arguments = ["--backend", &url, "--behind-proxy", "--max-clients-per-user", "1000"];
+    let gateway = GatewayProcess::start_by(command, &dir, TOKEN, &arguments);
+    ready(&gateway).await;
+    assert!(log(&dir).contains("raise ulimit -n"), "{}", log(&dir));
+    let (mut clients, mut away) = (vec![], 0);
+    for _ in 0..150 {
+        let mut client = TcpStream::connect(gateway.address).await.unwrap();
+        // One that is turned away may be gone already.
+        let _ = client.write_all(b"GET /events?token=a1 HTTP/1.1\r\nhost: gateway\r\n\r\n").await;
+        match timeout(LONG, client.read(&mut [0; 64])).await.expect("neither let in nor turned away") {
+            Ok(1..) => clients.push(client),
+            _ => away += 1,
+        }
+    }
+    assert!(clients.len() >= 50 && away >= 50, "{} {away}", clients.len());
+    backend.stop().await;
+    backend.start_again();
+    eventually!(backend.asked().len() == 2);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

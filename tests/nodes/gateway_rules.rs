@@ -19,7 +19,7 @@ use pillarbox::{
 use serde_json::Value;
 use std::{net::SocketAddr, path::Path, time::Duration};
 use tempfile::TempDir;
-use tokio::time::timeout;
+use tokio::{io::AsyncWriteExt, net::TcpStream, time::timeout};
 use tonic::Code;
 
 /// A backend, a gateway before it, and alice signed in twice, bob once.
@@ -385,6 +385,26 @@ async fn an_invalidation_during_an_outage_is_heard_of_afterwards() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn clients_that_go_before_they_are_answered_do_not_cost_the_subscription() {
+    let stage = Stage::set_with(|config| config.tls.behind_proxy = true).await;
+    let mut stays = stage.stream("b1", None).await;
+    let request = b"GET /events?token=a1 HTTP/1.1\r\nhost: gateway\r\n\r\n";
+    for _ in 0..40 {
+        let mut leaving = vec![];
+        for _ in 0..50 {
+            let mut stream = TcpStream::connect(stage.address).await.unwrap();
+            stream.write_all(request).await.unwrap();
+            leaving.push(stream);
+        }
+    }
+    // Each of them was looked up, or never noticed.
+    stage.backend.publish("bob", "1");
+    assert_eq!(stays.event().await.text(), "1");
+    assert_eq!(stage.backend.asked().len(), 1, "it subscribed once");
+    eventually!(stage.gateway().clients() == 1);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn after_a_cursor_reset_every_client_is_validated_anew() {
     let mut stage = Stage::set().await;
     let (mut one, mut socket) = (stage.stream("a1", None).await, stage.socket("a2").await);
@@ -522,6 +542,23 @@ async fn pages_of_other_origins_are_let_in_only_by_the_operator() {
     }
     let asked = ask(stage.address, "OPTIONS", "/events", &[("origin", "https://app.example")]).await;
     assert!(asked.header("access-control-allow-headers").contains("authorization"));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn every_refusal_is_json() {
+    let stage = Stage::set().await;
+    for (method, path, status, error) in [
+        ("GET", "/events", 401, "unauthenticated"),
+        ("POST", "/events", 405, "method_not_allowed"),
+        ("DELETE", "/", 405, "method_not_allowed"),
+        ("GET", "/ws?token=a1", 400, "no_web_socket"),
+        ("GET", "/x", 404, "not_found"),
+    ] {
+        let answer = ask(stage.address, method, path, &[]).await;
+        assert_eq!((answer.status.as_u16(), answer.header("content-type")), (status, "application/json"), "{path}");
+        let said = answer.json().await;
+        assert!(said["error"] == error && !said["message"].as_str().unwrap().is_empty(), "{said}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

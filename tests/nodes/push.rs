@@ -62,9 +62,10 @@ async fn what_is_published_arrives_whole_and_in_order_live_and_after_a_cursor() 
     let (gateway, service) = pair(&node).await;
     let mut feed = gateway.subscribe("web", "").await.unwrap();
     assert_eq!((feed.reset.take(), feed.oldest.len()), (None, 20));
+    let (_, phone) = sign_in(&node, "alice", 0).await;
     let request = PublishRequest {
         user_id: "alice".into(),
-        device_session_id: "5f3a9c01".into(),
+        device_session_id: phone,
         kind: "orders.shipped".into(),
         payload: r#"{"order": 17, "text": "é\n"}"#.into(),
         event_id: "order-17".into(),
@@ -206,6 +207,26 @@ async fn a_cursor_outside_the_window_begins_afresh_and_says_why() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_oldest_cursor_that_is_told_is_the_edge_of_the_window() {
+    let node = TestNode::start_with(|config| config.push.window_events = 10).await;
+    let (gateway, service) = pair(&node).await;
+    drop(gateway.subscribe("web", "").await.unwrap());
+    let first = service.tell("alice", 0).await;
+    for n in 1..40 {
+        service.tell("alice", n).await;
+    }
+    let mut resets = vec![];
+    for cursor in ["", "no cursor", &first] {
+        let feed = gateway.subscribe("web", cursor).await.unwrap();
+        let mut kept = gateway.subscribe("web", &feed.oldest).await.unwrap();
+        assert_eq!((kept.reset.take(), kept.number().await), (None, 30), "{cursor:?}");
+        resets.push(feed.reset);
+    }
+    // Once it was told, what it tells of is all that is kept.
+    assert_eq!(resets, [None, Some("unknown".into()), Some("expired".into())]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_gateway_that_does_not_read_falls_out_of_the_window_and_is_told() {
     let node = TestNode::start_with(|config| config.push.window_events = 20).await;
     let (gateway, service) = pair(&node).await;
@@ -275,6 +296,36 @@ async fn the_same_event_id_is_published_once_however_often_and_from_wherever() {
     let unnamed = PublishRequest { event_id: String::new(), ..numbered("alice", 3) };
     let (one, two) = (service.publish(unnamed.clone()).await.unwrap(), service.publish(unnamed).await.unwrap());
     assert_ne!((one.event_id, one.cursor), (two.event_id, two.cursor));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_for_one_session_is_taken_while_it_is_one_of_the_users() {
+    let node = TestNode::start().await;
+    let (gateway, service) = pair(&node).await;
+    let mut feed = gateway.subscribe("web", "").await.unwrap();
+    let (_, phone) = sign_in(&node, "alice", 0).await;
+    let (_, gone) = sign_in(&node, "alice", 3_600).await;
+    let to = |session: &str, n| PublishRequest { device_session_id: session.into(), ..numbered("alice", n) };
+    let first = service.publish(to(&phone, 1)).await.unwrap();
+    service.publish(to(&gone, 2)).await.unwrap();
+    service.publish(to("", 3)).await.unwrap();
+    assert_eq!((feed.number().await, feed.number().await, feed.number().await), (1, 2, 3));
+    let bobs = PublishRequest { device_session_id: phone.clone(), ..numbered("bob", 4) };
+    let unnamed = PublishRequest { event_id: String::new(), ..to("5f3a9c01", 4) };
+    for wrong in [bobs, unnamed, to("5f3a9c01", 4), to(" ", 4)] {
+        let status = service.publish(wrong).await.unwrap_err();
+        assert!(status.code() == Code::NotFound && status.message().starts_with("device_session_id: "), "{status}");
+    }
+    for id in [&phone, &gone] {
+        node.operator().await.revoke_token(RevokeTokenRequest { id: id.clone() }).await.unwrap();
+        assert_eq!(feed.ended().await.1, *id);
+    }
+    // A retry of what was taken: the backend need not know what happened since.
+    assert_eq!(service.publish(to(&phone, 1)).await.unwrap(), first);
+    assert_eq!(service.publish(to(&phone, 5)).await.unwrap_err().code(), Code::NotFound);
+    assert_eq!(service.publish(to(&phone, 3)).await.unwrap_err().code(), Code::AlreadyExists, "that was for all");
+    service.publish(to("", 6)).await.unwrap();
+    assert_eq!(feed.number().await, 6, "and nothing between");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

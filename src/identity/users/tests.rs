@@ -1,6 +1,7 @@
 //! Users are made once, act as themselves, and end when they are ended.
 
 use super::*;
+use crate::store::{self, Op, SESSIONS_MAX};
 use futures_util::{FutureExt, StreamExt, future::join_all, stream};
 use std::collections::HashSet;
 use tokio_util::sync::CancellationToken;
@@ -37,6 +38,39 @@ async fn many_at_once_make_one_user() {
     let ids: HashSet<UserId> = made.into_iter().map(Result::unwrap).collect();
     assert_eq!(ids.len(), 2);
     assert_eq!(store.users("", true, 9).await.unwrap().len(), 2);
+}
+
+#[tokio::test]
+async fn a_user_has_so_many_sessions_and_expired_ones_make_room() {
+    let (_dir, store, users) = users().await;
+    let user = users.add("alice").await.unwrap();
+    let session = |n: usize| TokenRow {
+        hash: std::array::from_fn(|at| n.to_le_bytes().get(at).copied().unwrap_or(0)),
+        id: format!("s{n}"),
+        principal: "user:alice".into(),
+        user: Some(user.id),
+        created_at: Millis(1),
+        expires_at: (n == 0).then_some(Millis(2)),
+        last_used_at: None,
+        user_agent: None,
+    };
+    let all: Vec<Change> = (0..SESSIONS_MAX).map(|n| Change::PutToken(session(n))).collect();
+    store.submit(Op::from(all)).await.unwrap();
+    let full = users.issue(&alice(), None).await.unwrap_err();
+    assert!(matches!(&full, Error::Exhausted { message, .. } if message.contains("session revoke")), "{full}");
+    users.issue(&Principal::User("bob".into()), None).await.unwrap();
+    // Once its end was told, an expired one is in nobody's way.
+    store.submit(store::push::Change::Expired { at: Millis(3) }).await.unwrap();
+    users.issue(&alice(), None).await.unwrap();
+    let ids: Vec<_> = users.sessions("alice").await.unwrap().into_iter().map(|row| row.id).collect();
+    assert!(ids.len() == SESSIONS_MAX && !ids.contains(&"s0".to_owned()));
+    assert!(users.issue(&alice(), None).await.is_err());
+    // All of them end at once.
+    store.submit(store::push::Change::Open { seen_at: Millis(4) }).await.unwrap();
+    assert_eq!(users.revoke("alice", None).await.unwrap(), SESSIONS_MAX as u64);
+    let told = store.push_page(0, 2 * SESSIONS_MAX, usize::MAX).await.unwrap();
+    assert_eq!(told.len(), SESSIONS_MAX);
+    users.issue(&alice(), None).await.unwrap();
 }
 
 #[tokio::test]

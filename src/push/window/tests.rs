@@ -53,8 +53,20 @@ fn the_log_is_closed_a_window_after_the_last_gateway_and_never_before() {
     ] {
         let now = Millis(1_000_000 + seconds * 1_000);
         assert_eq!(is_note_due(Millis(1_000_000), now, age), due, "{seconds}");
-        assert_eq!(is_over(Millis(1_000_000), now, age), over, "{seconds}");
+        assert_eq!(is_over(Some(Millis(1_000_000)), now, Duration::ZERO, age), over, "before this life: {seconds}");
+        assert_eq!(is_over(None, now, Duration::from_secs(seconds.cast_unsigned()), age), over, "{seconds}");
     }
     // The clock went back: what was noted is noted anew.
     assert!(is_note_due(Millis(2_000_000), Millis(1_000_000), age));
+}
+
+#[test]
+fn a_clock_that_leaps_neither_closes_the_log_nor_keeps_it_open() {
+    let (age, year) = (Duration::from_secs(80), Duration::from_secs(365 * 24 * 3600));
+    let now = Millis(1_000_000);
+    assert!(!is_over(None, now.plus(year), Duration::from_secs(90), age), "a gateway was there 90 s ago");
+    assert!(is_over(None, now.minus(year), Duration::from_secs(91), age));
+    // Noted before the start, by a clock that was ahead: a window from the start on.
+    assert!(!is_over(Some(now.plus(year)), now, Duration::from_secs(90), age));
+    assert!(is_over(Some(now.plus(year)), now, Duration::from_secs(91), age));
 }

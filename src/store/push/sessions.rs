@@ -8,7 +8,7 @@ use crate::{
         op::ROWS_AN_OP,
         rows::{bits, count, unbits},
     },
-    types::Millis,
+    types::{Millis, UserId},
 };
 use sqlx::SqliteConnection;
 
@@ -23,6 +23,20 @@ impl Store {
         .await
         .map_err(error)?;
         Ok(found.map(Millis))
+    }
+
+    /// Whether the user has this session, and it has not expired.
+    pub async fn has_session(&self, user: UserId, id: &str, now: Millis) -> Result<bool, Error> {
+        let found: Option<i64> = sqlx::query_scalar(
+            "SELECT 1 FROM token WHERE id = $1 AND user_id = $2 AND (expires_at IS NULL OR expires_at > $3)",
+        )
+        .bind(id)
+        .bind(bits(user.get()))
+        .bind(now.0)
+        .fetch_optional(&self.readers)
+        .await
+        .map_err(error)?;
+        Ok(found.is_some())
     }
 }
 

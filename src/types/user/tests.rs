@@ -58,4 +58,8 @@ fn a_name_has_1_to_64_letters_digits_dots_and_dashes() {
         assert!(refused.to_string().starts_with("user_id: "), "{refused}");
     }
     assert!(check_user_name("f", &"x".repeat(65)).unwrap_err().to_string().contains("1 to 64"));
+    for name in ["", "../web"] {
+        let refused = check_name("--id", "a gateway's id", name).unwrap_err().to_string();
+        assert!(refused.contains("; a gateway's id has") && !refused.contains("user"), "{refused}");
+    }
 }
