@@ -37,8 +37,8 @@ use std::{
     time::Duration,
 };
 use tokio::{
-    sync::{RwLock, RwLockReadGuard, mpsc},
-    time::{Instant, timeout_at},
+    sync::{RwLock, RwLockReadGuard, SemaphorePermit, mpsc},
+    time::{Instant, timeout, timeout_at},
 };
 use tokio_stream::{StreamExt, wrappers::ReceiverStream};
 use tonic::{Code, Status, metadata::MetadataValue};
@@ -52,6 +52,8 @@ const UNUSED: Duration = Duration::from_secs(10);
 /// Connecting, of a call's time: of a peer that is well, and of one that is not.
 const DIAL: Duration = Duration::from_secs(8);
 const FAILING_DIAL: Duration = Duration::from_secs(4);
+/// Waiting for a place among the attempts at peers that fail.
+const TURN: Duration = Duration::from_secs(10);
 /// A Pull answer of a stock peer is everything it had.
 const ANSWER_MAX: usize = 64 << 20;
 /// What `KeyResponse.speaks` says of a server that knows positions and states.
@@ -132,6 +134,9 @@ struct Open {
     target: Arc<Target>,
 }
 
+/// A place among the attempts at peers that fail, if it takes one.
+pub struct Turn<'a>(Option<SemaphorePermit<'a>>);
+
 /// An open stream for batches.
 pub struct Stream {
     /// The id of the peer when it was opened.
@@ -165,12 +170,13 @@ impl Remote {
         Self { inner, peer, open: Mutex::new(None), under_way: RwLock::new(()) }
     }
 
-    /// Calls `method` with a fresh token. `body`: the serialized request. The
-    /// deadline covers everything, dialling too.
+    /// Calls `method` with a fresh token. `body`: the serialized request.
+    /// `patience` is for everything, dialling too, once it has its turn.
     pub async fn call(&self, method: Method, body: Bytes, patience: Duration) -> Result<Bytes, CallError> {
+        let turn = self.turn().await?;
         let deadline = Instant::now() + patience;
         let late = || CallError::transient(format!("no answer within {} s", patience.as_secs()));
-        let answer = timeout_at(deadline, self.call_by(method, body, deadline)).await;
+        let answer = timeout_at(deadline, self.call_by(method, body, deadline, turn)).await;
         let answer = answer.unwrap_or_else(|_| Err(late()));
         if let Err(error) = &answer
             && !matches!(error.failure, Failure::Refused)
@@ -181,8 +187,14 @@ impl Remote {
         answer
     }
 
-    async fn call_by(&self, method: Method, body: Bytes, deadline: Instant) -> Result<Bytes, CallError> {
-        let open = self.connection(deadline).await?;
+    async fn call_by(
+        &self,
+        method: Method,
+        body: Bytes,
+        deadline: Instant,
+        turn: Turn<'_>,
+    ) -> Result<Bytes, CallError> {
+        let open = self.connection(deadline, turn).await?;
         // A Pull comes every minute, and finds nothing as a rule.
         if method != Method::Pull {
             self.touch();
@@ -226,10 +238,26 @@ impl Remote {
         self.inner.registry.told(self.peer.row_id()).await.map_err(CallError::local)
     }
 
+    /// A peer that fails must not take connections from those that answer: its
+    /// attempts have few places, and wait for one. That is not their own time: a slow
+    /// peer among many dead ones would be left too little of it, each time.
+    pub async fn turn(&self) -> Result<Turn<'_>, CallError> {
+        if !self.peer.is_failing() || self.kept().is_some() {
+            return Ok(Turn(None));
+        }
+        match timeout(TURN, self.inner.failing_attempts.acquire()).await {
+            Ok(Ok(place)) => Ok(Turn(Some(place))),
+            Ok(Err(_)) => Err(CallError::transient("stopping")),
+            Err(_) => {
+                Err(CallError::transient(format!("not tried: too many servers fail, no turn in {} s", TURN.as_secs())))
+            }
+        }
+    }
+
     /// Opens a stream for batches. `None`: the peer takes none. The deadline covers
     /// dialling and the first receipt.
-    pub async fn deliver(&self, deadline: Instant) -> Result<Option<Stream>, CallError> {
-        let open = self.connection(deadline).await?;
+    pub async fn deliver(&self, deadline: Instant, turn: Turn<'_>) -> Result<Option<Stream>, CallError> {
+        let open = self.connection(deadline, turn).await?;
         if open.transport == Transport::Hrpc || !open.link.is_h2() || !self.peer.has_courier() {
             return Ok(None);
         }
@@ -316,24 +344,22 @@ impl Remote {
         *self.open.lock().unwrap_or_else(PoisonError::into_inner) = None;
     }
 
-    async fn connection(&self, deadline: Instant) -> Result<Open, CallError> {
+    /// The connection that is there, if it is still of use.
+    fn kept(&self) -> Option<Open> {
         let target = self.peer.target();
-        {
-            let kept = self.open.lock().unwrap_or_else(PoisonError::into_inner);
-            let good = |open: &Open| !open.link.is_closed() && *open.target == target;
-            if let Some((open, _)) = kept.as_ref().filter(|(open, _)| good(open)) {
-                return Ok(open.clone());
-            }
+        let kept = self.open.lock().unwrap_or_else(PoisonError::into_inner);
+        let good = |open: &Open| !open.link.is_closed() && *open.target == target;
+        kept.as_ref().map(|(open, _)| open).filter(|open| good(open)).cloned()
+    }
+
+    /// The turn ends when it is made.
+    async fn connection(&self, deadline: Instant, turn: Turn<'_>) -> Result<Open, CallError> {
+        if let Some(open) = self.kept() {
+            return Ok(open);
         }
-        // A peer that fails must not take connections from those that answer,
-        // and not long from others that fail.
-        let (_place, patience) = match self.peer.is_failing() {
-            true => {
-                let place = self.inner.failing_attempts.acquire().await;
-                (Some(place.map_err(|_| CallError::transient("stopping"))?), FAILING_DIAL)
-            }
-            false => (None, DIAL),
-        };
+        let target = self.peer.target();
+        // Others that fail wait for this one's place.
+        let patience = if turn.0.is_some() { FAILING_DIAL } else { DIAL };
         // Boxed here and below: rare and large, it would take room in every call, and while it waits for its place.
         let link = Box::pin(self.inner.dialer.dial(&target, deadline.min(Instant::now() + patience))).await?;
         let transport = match self.peer.transport() {
@@ -454,3 +480,6 @@ fn introduction(link: &Link, transport: Transport, answer: KeyResponse) -> Resul
 pub fn stranger(id: ServerId) -> Target {
     Target { id, address: None, plaintext: false, http1: false, pinned: None, trusted: false }
 }
+
+#[cfg(test)]
+mod tests;

@@ -127,9 +127,10 @@ impl Task {
     }
 
     async fn attempt(&mut self) -> Result<(), End> {
+        let turn = self.remote.turn().await?;
         let deadline = Instant::now() + PATIENCE;
         // Boxed: dialling is large, and a session lasts.
-        let opened = timeout_at(deadline, Box::pin(self.remote.deliver(deadline))).await;
+        let opened = timeout_at(deadline, Box::pin(self.remote.deliver(deadline, turn))).await;
         let Some(mut stream) = opened.map_err(|_| late("no stream"))?? else {
             return Ok(self.tell(Told::NoCourier).await?);
         };
