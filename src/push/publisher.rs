@@ -53,13 +53,14 @@ impl Push {
 
     /// Stores an event; when this returns it is on disk. Returns its cursor;
     /// none: nobody would read it, and nothing was kept.
-    async fn publish(&self, event: NewEvent, is_retry: bool) -> Result<Option<u64>, Error> {
-        let pushed = self.0.store.submit(Change::from(event.clone())).await?.pushed;
+    async fn publish(&self, event: NewEvent, named: bool) -> Result<Option<u64>, Error> {
+        let done = self.0.store.submit(Change::from(event.clone())).await?;
+        let pushed = done.pushed;
         if pushed.is_empty() {
             return Ok(None);
         }
         self.0.metrics.push_published.inc();
-        let first = match is_retry {
+        let first = match named && done.push_repeats {
             true => self.0.store.push_event(&event.event_id, &event.users[0]).await?,
             false => None,
         };

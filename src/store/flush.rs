@@ -10,21 +10,26 @@ use super::{
     dead, inbound, lists, node,
     op::Gone,
     outbox, peers, relay,
-    rows::{Script, Uncommitted},
+    rows::{Changed, Script, Uncommitted},
     tokens,
 };
 use crate::types::PeerId;
 use sqlx::SqliteConnection;
 use std::{collections::BTreeMap, mem};
 
-/// What the settles of each peer deleted.
-pub(super) type AllGone = BTreeMap<PeerId, Gone>;
+/// What came of a batch.
+pub(super) struct Flushed {
+    /// What the settles of each peer deleted.
+    pub(super) gone: BTreeMap<PeerId, Gone>,
+    /// An event of the push log was there already.
+    pub(super) repeats: bool,
+}
 
 /// Writes the batch into the open transaction.
-pub(super) async fn flush(connection: &mut SqliteConnection, batch: &Batch<'_>) -> Result<AllGone, sqlx::Error> {
+pub(super) async fn flush(connection: &mut SqliteConnection, batch: &Batch<'_>) -> Result<Flushed, sqlx::Error> {
     let (script, gone) = rows(connection, Script::default(), batch).await?;
-    script.run(connection).await?;
-    Ok(gone)
+    let repeats = script.run(connection).await? == Changed::Fewer;
+    Ok(Flushed { gone, repeats })
 }
 
 /// Writes the batch behind what `script` holds already, and commits.
@@ -32,10 +37,10 @@ pub(super) async fn commit(
     connection: &mut SqliteConnection,
     script: Script,
     batch: &Batch<'_>,
-) -> Result<AllGone, Uncommitted> {
+) -> Result<Flushed, Uncommitted> {
     let (script, gone) = rows(connection, script, batch).await.map_err(Uncommitted::Before)?;
-    script.commit(connection).await?;
-    Ok(gone)
+    let repeats = script.commit(connection).await? == Changed::Fewer;
+    Ok(Flushed { gone, repeats })
 }
 
 /// What is still to be run, and what is known already.
@@ -43,7 +48,7 @@ async fn rows(
     connection: &mut SqliteConnection,
     mut script: Script,
     batch: &Batch<'_>,
-) -> Result<(Script, AllGone), sqlx::Error> {
+) -> Result<(Script, BTreeMap<PeerId, Gone>), sqlx::Error> {
     outbox::insert(&mut script, &batch.outbox);
     let gone = if batch.settled.is_empty() {
         BTreeMap::new()

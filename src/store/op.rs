@@ -199,6 +199,8 @@ pub struct Done {
     /// The cursors of the push log that were given in the op. One is kept for an
     /// event that was there already, too.
     pub pushed: Range<u64>,
+    /// One of those may have been there already. `false`: all of them are new.
+    pub push_repeats: bool,
     /// One for each change that takes rows away (`Settle`, `Bury…` of rows,
     /// `DropDead`, `Trim…`, `RevokeToken`, `EndSessions`, and so in the relay),
     /// in their order. When several `Settle`s of one peer are committed together, the

@@ -29,6 +29,8 @@ pub(super) struct Script {
 struct Step {
     text: Text,
     values: SqliteArguments,
+    /// Statements of it, by their place, and the rows that each is to change.
+    counted: Vec<(usize, u64)>,
 }
 
 enum Text {
@@ -51,7 +53,14 @@ impl Script {
     }
 
     fn step(&mut self, text: Text) {
-        self.steps.push(Step { text, values: SqliteArguments::default() });
+        self.steps.push(Step { text, values: SqliteArguments::default(), counted: vec![] });
+    }
+
+    /// The statement added last is to change so many rows.
+    fn count(&mut self, rows: usize) {
+        if let Some(step) = self.steps.last_mut() {
+            step.counted.push((step.statements() - 1, rows as u64));
+        }
     }
 
     /// Binds the next `?` of the statement added last.
@@ -63,31 +72,47 @@ impl Script {
         self
     }
 
-    pub(super) async fn run(self, connection: &mut SqliteConnection) -> Result<(), sqlx::Error> {
+    pub(super) async fn run(self, connection: &mut SqliteConnection) -> Result<Changed, sqlx::Error> {
         if let Some(cause) = self.broken {
             return Err(cause);
         }
+        let mut changed = Changed::All;
         for step in self.steps {
-            step.run(connection).await.map_err(|(cause, _)| cause)?;
+            changed = changed.and(step.run(connection).await.map_err(|(cause, _)| cause)?);
         }
-        Ok(())
+        Ok(changed)
     }
 
     /// Runs them and then COMMIT, which is one text with the last of them.
-    pub(super) async fn commit(mut self, connection: &mut SqliteConnection) -> Result<(), Uncommitted> {
+    pub(super) async fn commit(mut self, connection: &mut SqliteConnection) -> Result<Changed, Uncommitted> {
         if let Some(cause) = self.broken {
             return Err(Uncommitted::Before(cause));
         }
         self.add("COMMIT");
-        let Some(last) = self.steps.pop() else { return Ok(()) };
+        let mut changed = Changed::All;
+        let Some(last) = self.steps.pop() else { return Ok(changed) };
         for step in self.steps {
-            step.run(connection).await.map_err(|(cause, _)| Uncommitted::Before(cause))?;
+            changed = changed.and(step.run(connection).await.map_err(|(cause, _)| Uncommitted::Before(cause))?);
         }
         let before = last.statements() - 1;
-        last.run(connection).await.map_err(|(cause, finished)| match finished == before {
+        let end = last.run(connection).await.map_err(|(cause, finished)| match finished == before {
             true => Uncommitted::Commit(cause),
             false => Uncommitted::Before(cause),
-        })
+        })?;
+        Ok(changed.and(end))
+    }
+}
+
+/// Whether statements that count changed as many rows as they were to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Changed {
+    All,
+    Fewer,
+}
+
+impl Changed {
+    fn and(self, other: Self) -> Self {
+        if self == Self::All { other } else { self }
     }
 }
 
@@ -109,20 +134,25 @@ impl Step {
     }
 
     /// A failure comes with how many of its statements had finished.
-    async fn run(self, connection: &mut SqliteConnection) -> Result<(), (sqlx::Error, usize)> {
+    async fn run(self, connection: &mut SqliteConnection) -> Result<Changed, (sqlx::Error, usize)> {
         let mut results = match self.text {
             Text::Joined { text, .. } => connection.fetch_many(sqlx::query_with(AssertSqlSafe(text), self.values)),
             Text::Long(text) => connection.fetch_many(sqlx::query_with(AssertSqlSafe(text), self.values)),
         };
-        let mut finished = 0;
+        let (mut finished, mut changed) = (0, Changed::All);
         while let Some(result) = results.next().await {
             match result {
-                Ok(Either::Left(_)) => finished += 1,
+                Ok(Either::Left(done)) => {
+                    if self.counted.iter().any(|(at, rows)| *at == finished && *rows != done.rows_affected()) {
+                        changed = Changed::Fewer;
+                    }
+                    finished += 1;
+                }
                 Ok(Either::Right(_)) => {}
                 Err(cause) => return Err((cause, finished)),
             }
         }
-        Ok(())
+        Ok(changed)
     }
 }
 
@@ -140,13 +170,25 @@ impl ManyRows {
     /// `bind` binds the columns of one row.
     pub(super) fn write<T>(&self, script: &mut Script, rows: &[T], bind: impl Fn(&mut Script, &T)) {
         for (text, part) in self.parts(rows) {
-            if part.len() < SIZES[0] {
-                script.add(&text);
-            } else {
-                script.step(Text::Long(text));
-            }
-            part.iter().for_each(|row| bind(script, row));
+            self.add(script, text, part, &bind);
         }
+    }
+
+    /// The same where each row is to change one of the table.
+    pub(super) fn write_counted<T>(&self, script: &mut Script, rows: &[T], bind: impl Fn(&mut Script, &T)) {
+        for (text, part) in self.parts(rows) {
+            self.add(script, text, part, &bind);
+            script.count(part.len());
+        }
+    }
+
+    fn add<T>(&self, script: &mut Script, text: Arc<str>, part: &[T], bind: &impl Fn(&mut Script, &T)) {
+        if part.len() < SIZES[0] {
+            script.add(&text);
+        } else {
+            script.step(Text::Long(text));
+        }
+        part.iter().for_each(|row| bind(script, row));
     }
 
     /// The largest size that still fits, again and again.

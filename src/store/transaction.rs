@@ -97,11 +97,14 @@ pub(super) async fn grouped(
     let mut results: Vec<Result<Done, Error>> = ops.iter().enumerate().map(admit).collect();
     let mut script = Script::default();
     script.add(BEGIN);
-    let gone = commit(connection, script, &batch).await?;
+    let flushed = commit(connection, script, &batch).await?;
     for (peer, settled) in &batch.settled {
-        if let (Ok(done), Some(gone)) = (&mut results[settled.done], gone.get(peer)) {
+        if let (Ok(done), Some(gone)) = (&mut results[settled.done], flushed.gone.get(peer)) {
             done.gone[settled.gone] = *gone;
         }
+    }
+    for done in results.iter_mut().flatten() {
+        done.push_repeats = flushed.repeats && !done.pushed.is_empty();
     }
     Ok(Written { results, counters: batch.counters, marked: batch.marked, given: batch.relay.given })
 }
@@ -134,10 +137,11 @@ pub(super) async fn alone(
         let mut batch = Batch { marked, ..Batch::new(counters, &known.streams_in, &known.arrivals) };
         batch.relay.given = given;
         let mut admitted = batch.admit(changes, 0).map_err(Failure::Refused)?;
-        let gone = flush(connection, &batch).await?;
+        let flushed = flush(connection, &batch).await?;
         for (peer, settled) in &batch.settled {
-            admitted.gone[settled.gone] = gone.get(peer).copied().unwrap_or_default();
+            admitted.gone[settled.gone] = flushed.gone.get(peer).copied().unwrap_or_default();
         }
+        done.push_repeats |= flushed.repeats;
         done.gone.append(&mut admitted.gone);
         (counters, marked, given) = (batch.counters, batch.marked, batch.relay.given);
     }

@@ -84,7 +84,7 @@ impl Batch {
         if self.rows.is_empty() {
             return;
         }
-        INSERT.write(script, &self.rows, |script, row| {
+        INSERT.write_counted(script, &self.rows, |script, row| {
             let (kind, event_id) = row.event.clone().unzip();
             script.bind(bits(row.cursor)).bind(row.users.clone()).bind(bits(row.total)).bind(row.stored_at.0);
             script.bind(row.session.clone()).bind(kind).bind(event_id);

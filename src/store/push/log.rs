@@ -268,7 +268,7 @@ async fn tell(
     }
     let mut script = Script::default();
     batch.write(&mut script, *log);
-    script.run(connection).await
+    script.run(connection).await.map(drop)
 }
 
 async fn trim(connection: &mut SqliteConnection, through: u64) -> Result<Gone, sqlx::Error> {

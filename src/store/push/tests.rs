@@ -112,6 +112,24 @@ async fn an_event_for_many_is_one_row_with_a_cursor_for_each() {
     assert_eq!(row, Row { cursor: 5, users: "bob".into(), session: String::new(), what });
 }
 
+/// So that a publisher need not look.
+#[tokio::test]
+async fn who_published_something_new_is_told_so_however_many_there_are() {
+    let (_dir, store) = store().await;
+    open(&store).await;
+    let many = |range: std::ops::Range<usize>| {
+        range.fold(Op::new(), |op, n| op.with(event(&n.to_string(), &["alice"]).into()))
+    };
+    // By statements of 64, 16, 4 and one rows, and behind others.
+    for (range, repeats) in
+        [(0..1, false), (0..1, true), (1..200, false), (199..300, true), (300..385, false), (385..386, false)]
+    {
+        assert_eq!(store.submit(many(range.clone())).await.unwrap().push_repeats, repeats, "{range:?}");
+    }
+    let last = store.submit(op(event("385", &["bob"]))).await.unwrap();
+    assert!(!last.push_repeats, "another user's is another event");
+}
+
 #[tokio::test]
 async fn the_same_event_id_is_kept_once_within_an_op_a_batch_and_later() {
     let (_dir, store) = store().await;
