@@ -5,7 +5,7 @@
 //! read once. Nothing waits in memory for a slow
 //! client but the page it is at.
 
-use super::{Chat, content, room::Room};
+use super::{Chat, content, room::Room, topic::goes_on};
 use crate::{
     error::Error,
     net::{
@@ -101,7 +101,12 @@ impl Chat {
         let told = self.0.store.chat_told_of(parsed).await?.filter(|(topic, _)| *topic == room.number);
         let (_, told) = told.ok_or_else(unknown)?;
         let waits = || Error::unavailable("metadata x-after-id: the message waits for its place; try again");
-        Ok(told.ok_or_else(waits)?.resume)
+        let told = told.ok_or_else(waits)?;
+        let behind = match self.places(room, &[parsed]).await?.remove(&parsed) {
+            Some(Place::Logged(_, revision)) => self.0.store.chat_told_behind(room.number, revision).await?,
+            _ => None,
+        };
+        Ok(goes_on(told, behind))
     }
 
     /// The newest messages, oldest first, as many as one answer holds, and

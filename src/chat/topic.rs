@@ -12,7 +12,7 @@ mod replica;
 mod telling;
 
 pub use ids::{Founding, PURPOSE, Said, chained, found, members_key, message_id, server_of};
-pub use telling::{Growth, Tellings, cut_to};
+pub use telling::{Growth, Tellings, cut_to, goes_on};
 
 use crate::{
     store::chat::{Entry, LinkRow, Message, Told},

@@ -37,6 +37,13 @@ impl Tellings {
     }
 }
 
+/// Behind which telling whoever saw a message last goes on, on a stream or in the
+/// history. `behind`: the first telling of what does not stand in the log up to the
+/// message; the history had nothing of that.
+pub fn goes_on(told: Told, behind: Option<u64>) -> u64 {
+    behind.map_or(told.resume, |behind| told.resume.min(behind.saturating_sub(1)))
+}
+
 /// What entries make of a log.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Growth {

@@ -71,6 +71,11 @@ impl Disk {
         logged.chain(waiting).find(|(found, _)| *found == Some(id)).map(|(_, told)| told)
     }
 
+    /// Where a message stands that does not wait.
+    pub fn revision_of(&self, id: Uuid) -> Option<u64> {
+        self.log.iter().find(|entry| entry.message.id == Some(id)).map(|entry| entry.revision)
+    }
+
     pub fn cut_back(&mut self, common: u64, first: i64, tail: Vec<Entry>) {
         self.waiting.values_mut().for_each(|(message, _)| cut_to(message, common));
         for (place, Entry { told, mut message, .. }) in (first..).zip(tail) {

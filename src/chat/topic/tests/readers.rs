@@ -1,7 +1,7 @@
 //! Readers in the simulated world: they stop whenever they like, or their node does,
 //! and go on behind the message they saw last.
 
-use super::world::World;
+use super::{super::goes_on, world::World};
 use crate::types::uuid::Uuid;
 use std::collections::BTreeSet;
 
@@ -62,12 +62,15 @@ impl World {
             self.see("said anew");
             return self.begin_anew(reader);
         }
-        let cursor = match self.nodes[at].disk.told_of(last) {
+        let disk = &self.nodes[at].disk;
+        let cursor = match disk.told_of(last) {
             Some(Some(told)) => {
-                if told.resume < told.at {
+                let behind = disk.revision_of(last).and_then(|revision| disk.told_behind(revision));
+                let cursor = goes_on(told, behind);
+                if cursor < told.at {
                     self.see("further back");
                 }
-                told.resume
+                cursor
             }
             Some(None) => return self.see("later"),
             None if gives_up => return self.begin_anew(reader),
@@ -77,11 +80,17 @@ impl World {
     }
 
     fn begin_anew(&mut self, reader: usize) {
+        let by_id = self.rng.chance(50);
         let node = &self.nodes[self.readers[reader].at];
-        let reader = &mut self.readers[reader];
-        reader.seen.extend(node.disk.known().logged);
-        reader.last = None;
-        reader.open(node.topic.told().end());
+        let last = node.disk.log.iter().rev().find_map(|entry| entry.message.id).filter(|_| by_id);
+        let end = node.topic.told().end();
+        self.readers[reader].seen.extend(node.disk.known().logged);
+        self.readers[reader].last = last;
+        match last {
+            // A moment later, behind the last of the history.
+            Some(last) if !self.another.contains(&last) => self.see("the history, then its last"),
+            _ => self.readers[reader].open(end),
+        }
     }
 
     /// The streams of a node that stops end.
@@ -92,8 +101,11 @@ impl World {
     /// All that is there to be read.
     pub fn read_all(&mut self) {
         for reader in 0..self.readers.len() {
-            if self.readers[reader].cursor.is_none() {
-                self.connect(reader, true);
+            // It may read the history first.
+            for _ in 0..9 {
+                if self.readers[reader].cursor.is_none() {
+                    self.connect(reader, true);
+                }
             }
             self.read_on(reader, usize::MAX);
         }
