@@ -444,7 +444,8 @@ impl World {
     /// Home puts words into somebody's mouth.
     fn forge(&mut self) {
         let author = self.rng.index(self.nodes.len() - 1) + 1;
-        let id = Uuid::of_hash([u8::try_from(self.rng.index(256)).unwrap(); 32]);
+        // Never the same: forged anew after home forgot it, it would be another message.
+        let id = Uuid::of_hash(std::array::from_fn(|_| u8::try_from(self.rng.index(256)).unwrap()));
         let forged = message(author, id, Bytes::from_static(b"never said"));
         let known = self.nodes[0].disk.known();
         let entries = self.nodes[0].topic.number(None, [forged], &known);
