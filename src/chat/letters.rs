@@ -101,7 +101,13 @@ impl Chat {
             for note in letter.notes {
                 if let Err(error) = self.take_note(peer, note).await {
                     self.0.metrics.chat_letters_refused.inc();
-                    tracing::warn!(peer = peer.0, %error, "what a server told of a chat is refused");
+                    match error {
+                        // Many, after an outage.
+                        Error::Exhausted { .. } => {
+                            tracing::debug!(peer = peer.0, %error, "what a server told of a chat is left out")
+                        }
+                        _ => tracing::warn!(peer = peer.0, %error, "what a server told of a chat is refused"),
+                    }
                 }
             }
             self.0.inbound.waiting.fetch_sub(bytes, Relaxed);

@@ -9,7 +9,7 @@ use crate::{
     error::Error,
     proto::pillarbox::chat::v1::note::Kind,
     store::chat::{Member, Message, TopicRow},
-    types::{PeerId, uuid::Uuid},
+    types::{Millis, PeerId, uuid::Uuid},
 };
 use std::{
     collections::VecDeque,
@@ -95,20 +95,32 @@ impl Room {
         self.members.get(usize::try_from(place).ok()?)
     }
 
-    /// Adds work; `true`: somebody has to do it now. `Exhausted`: too much waits.
-    pub fn add(&self, job: Job) -> Result<bool, Error> {
+    /// Adds work; `true`: somebody has to do it now. `Exhausted`: too much waits; what was
+    /// in a note comes again.
+    pub fn add(&self, job: Job, now: Millis) -> Result<bool, Error> {
         let mut work = self.work();
-        if work.jobs.len() >= JOBS_MAX {
-            return Err(Error::exhausted(format!("{JOBS_MAX} messages of this chat wait to be stored; try again")));
-        }
-        if matches!(job, Job::Note(..)) {
-            if work.notes >= NOTES_MAX {
+        if let Job::Note(peer, _) = job {
+            if work.notes >= NOTES_MAX || work.jobs.len() >= JOBS_MAX {
+                drop(work);
+                self.left_out(peer, now);
                 return Err(Error::exhausted("too much that was told of this chat waits; it is asked for again"));
             }
             work.notes += 1;
         }
+        if work.jobs.len() >= JOBS_MAX {
+            return Err(Error::exhausted(format!("{JOBS_MAX} messages of this chat wait to be stored; try again")));
+        }
         work.jobs.push_back(job);
         Ok(!std::mem::replace(&mut work.running, true))
+    }
+
+    /// A note of the peer is not looked at. Posts come again by themselves.
+    fn left_out(&self, peer: PeerId, now: Millis) {
+        let mut topic = self.topic();
+        match topic.home() {
+            Some(_) => topic.ask(now),
+            None => topic.compare(peer),
+        }
     }
 
     /// What is to be done next; `None`: nothing, and nobody does it any more.
@@ -141,5 +153,45 @@ impl Room {
 
     fn work(&self) -> MutexGuard<'_, Work> {
         self.work.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{
+        super::topic::{Due, Saved, Tellings},
+        *,
+    };
+    use crate::store::chat::LinkRow;
+
+    const B: PeerId = PeerId(2);
+    const NOW: Millis = Millis(1_000);
+
+    fn room(home: Option<PeerId>) -> Room {
+        let links = vec![LinkRow { peer: B, introduced: true, behind: None }];
+        let (chat, waiting, lost) = (Uuid::of_hash([1; 32]), (0, 0, 0), false);
+        let saved =
+            Saved { head: Default::default(), home, links: links.clone(), waiting, lost, told: Tellings::default() };
+        let row =
+            TopicRow { number: 1, chat, home, lost, members: vec![], links, head: (0, 0, 0), waiting, told: (0, None) };
+        Room::new(row, Topic::new(saved, 3, 1))
+    }
+
+    #[test]
+    fn what_is_told_while_too_much_waits_is_asked_for_again() {
+        for home in [None, Some(B)] {
+            let room = room(home);
+            let note = || Job::Note(B, Kind::Head(Default::default()));
+            assert!(room.add(note(), NOW).unwrap(), "somebody has to begin");
+            for _ in 1..NOTES_MAX {
+                assert!(!room.add(note(), NOW).unwrap());
+            }
+            assert_eq!(room.topic().due(B, NOW), []);
+            assert!(matches!(room.add(note(), NOW), Err(Error::Exhausted { .. })));
+            assert_eq!(room.topic().due(B, NOW), [Due::Head { introduce: false }], "the last that came was left out");
+            // Room for one more.
+            assert!(matches!(room.next(), Some(Batch::Note(..))));
+            assert!(!room.add(note(), NOW).unwrap());
+        }
     }
 }

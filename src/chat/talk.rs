@@ -63,7 +63,7 @@ impl Chat {
 
     /// Adds work to a chat; it is done by a task of its own.
     pub(super) fn add(&self, room: &Arc<Room>, job: Job) -> Result<(), Error> {
-        if room.add(job)? {
+        if room.add(job, Millis::now())? {
             let (chat, room) = (self.clone(), room.clone());
             self.0.tasks.spawn(async move {
                 while let Some(batch) = room.next() {
