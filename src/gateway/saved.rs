@@ -4,8 +4,7 @@
 //! more often than [`PAUSE`] says: what a crash forgets is told again by the
 //! backend, and clients that resume are not told again.
 
-use crate::error::Error;
-use crate::types::Cursor;
+use crate::{error::Error, types::Cursor};
 use serde::{Deserialize, Serialize};
 use std::{
     fs::{self, File},

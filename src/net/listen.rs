@@ -323,11 +323,10 @@ where
 /// What a call over the limit gets: RESOURCE_EXHAUSTED where gRPC or hRPC is
 /// spoken, else 429.
 fn refuse(refusal: Refusal, request: &Request<Incoming>) -> Response<Body> {
-    let (error, after) = (Error::from(refusal), refusal.retry_after());
-    let message = error.to_string();
+    let after = refusal.retry_after();
     let kind =
         request.headers().get(header::CONTENT_TYPE).filter(|kind| kind.as_bytes().starts_with(b"application/grpc"));
-    let status = Status::from(error);
+    let status = Status::from(Error::from(refusal));
     if let Some(response) = hrpc::refused_early(&status, request) {
         return response;
     }
@@ -336,9 +335,11 @@ fn refuse(refusal: Refusal, request: &Request<Incoming>) -> Response<Body> {
         response.headers_mut().insert(header::CONTENT_TYPE, kind.clone());
         return response;
     }
+    let seconds = after.as_secs() + u64::from(after.subsec_nanos() > 0);
+    // Clients of a gateway, which has not the node's keys.
+    let message = format!("too many requests from this address; again in {seconds} s\n");
     let mut response = Response::new(Body::new(http_body_util::Full::new(Bytes::from(message))));
     *response.status_mut() = StatusCode::TOO_MANY_REQUESTS;
-    let seconds = after.as_secs() + u64::from(after.subsec_nanos() > 0);
     response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(seconds));
     response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("text/plain"));
     response

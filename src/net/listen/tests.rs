@@ -122,6 +122,8 @@ async fn a_call_over_the_limit_is_told_in_its_own_protocol() {
     let response = link.send(post("/echo", "")).await.unwrap();
     assert_eq!(response.status(), StatusCode::TOO_MANY_REQUESTS);
     assert_eq!(response.headers()["retry-after"], "1");
+    let body = response.into_body().collect().await.unwrap().to_bytes();
+    assert_eq!(&*body, b"too many requests from this address; again in 1 s\n");
     served.gate.add_permits(1);
     assert_eq!(held.await.unwrap(), StatusCode::OK);
 }
