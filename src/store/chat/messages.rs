@@ -143,18 +143,22 @@ impl Store {
         Ok(cut_page(found, row, |(_, message)| message.size(), max_bytes).await?.0)
     }
 
-    /// The chat of a message, and where it stands in the order in which readers are
-    /// told; `None`: it waits, and was not told.
-    pub async fn chat_told_of(&self, id: Uuid) -> Result<Option<(u64, Option<Told>)>, Error> {
-        let found: Option<(i64, Option<i64>, Option<i64>)> = sqlx::query_as(
-            "SELECT key >> 32, coalesce(told, key), coalesce(resume, told, key) FROM chat_message WHERE id = $1
-             UNION ALL SELECT topic, told, coalesce(resume, told) FROM chat_post WHERE id = $1",
+    /// Where a message of a chat stands, and in the order in which readers are told;
+    /// `None` in there: in the log (it waits), and in that order (it was not told).
+    pub async fn chat_told_of(&self, topic: u64, id: Uuid) -> Result<Option<(Option<u64>, Option<Told>)>, Error> {
+        let found: Option<(Option<i64>, Option<i64>, Option<i64>)> = sqlx::query_as(
+            "SELECT key, coalesce(told, key), coalesce(resume, told, key) FROM chat_message
+             WHERE id = $1 AND key > $2 AND key <= $3
+             UNION ALL SELECT NULL, told, coalesce(resume, told) FROM chat_post WHERE id = $1 AND topic = $4",
         )
         .bind(id.as_bytes().as_slice())
+        .bind(key(topic, 0))
+        .bind(key(topic, u64::MAX))
+        .bind(bits(topic))
         .fetch_optional(&self.readers)
         .await
         .map_err(error)?;
-        Ok(found.map(|(topic, at, resume)| (unbits(topic), told(at, resume))))
+        Ok(found.map(|(key, at, resume)| (key.map(revision), told(at, resume))))
     }
 
     /// The first telling of anything that does not stand in a log up to a revision;
@@ -279,7 +283,9 @@ impl Store {
     }
 }
 
-/// What is behind the revision waits again, in its order, from `first_place` on.
+/// What is behind the revision waits again, in its order, from `first_place` on. Whoever
+/// found any of it in the history has not seen what stood behind it, or waits already, and
+/// of that some may come before it now: they go on there.
 pub(super) async fn cut_back(
     connection: &mut SqliteConnection,
     topic: u64,
@@ -296,7 +302,11 @@ pub(super) async fn cut_back(
         "INSERT INTO chat_post (topic, place, id, stored_at, failed, author, sent_at, client_id, signature, head,
              content, told, resume, since)
          SELECT $1, $2 + row_number() OVER (ORDER BY key) - 1, id, $3, 0, author, sent_at, client_id, signature,
-             head, content, coalesce(told, key), resume, min(coalesce(since, $6), $6)
+             head, content, coalesce(told, key),
+             min(coalesce(resume, told, key),
+                 coalesce(min(coalesce(told, key)) OVER (ORDER BY key ROWS BETWEEN 1 FOLLOWING AND UNBOUNDED FOLLOWING), $5) - 1,
+                 coalesce((SELECT min(told) FROM chat_post WHERE told > $7 AND told <= $5), $5) - 1),
+             min(coalesce(since, $6), $6)
          FROM chat_message WHERE key > $4 AND key <= $5 AND id IS NOT NULL",
     )
     .bind(bits(topic))
@@ -305,6 +315,7 @@ pub(super) async fn cut_back(
     .bind(key(topic, revision))
     .bind(key(topic, u64::MAX))
     .bind(bits(revision))
+    .bind(key(topic, 0))
     .execute(&mut *connection)
     .await?;
     sqlx::query("DELETE FROM chat_message WHERE key > $1 AND key <= $2")

@@ -191,17 +191,31 @@ async fn readers_are_told_in_an_order_that_stays_when_the_log_does_not() {
     assert_eq!(told().await, (5, None));
     ids(0, &[(1, 1), (2, 2), (3, 3), (4, 9), (5, 8)]).await;
     ids(3, &[(4, 9), (5, 8)]).await;
-    for (n, at) in [(9, Told { at: 4, resume: 1 }), (3, Told::at(3)), (8, Told::at(5))] {
-        assert_eq!(store.chat_told_of(id(n)).await.unwrap(), Some((1, Some(at))));
+    for (n, revision, at) in [(9, 2, Told { at: 4, resume: 1 }), (3, 3, Told::at(3)), (8, 5, Told::at(5))] {
+        assert_eq!(store.chat_told_of(1, id(n)).await.unwrap(), Some((Some(revision), Some(at))));
+        assert_eq!(store.chat_told_of(2, id(n)).await.unwrap(), None, "it is of another chat");
     }
-    assert_eq!(store.chat_told_of(id(77)).await.unwrap(), None);
+    assert_eq!(store.chat_told_of(1, id(77)).await.unwrap(), None);
     let first_behind = [(1, Some(2)), (3, Some(2)), (4, Some(5)), (5, None)];
     for (revision, first) in first_behind {
         assert_eq!(store.chat_told_behind(1, revision).await.unwrap(), first, "{revision}");
     }
+    // 9, 3, 2 and 8 were told as 4, 3, 2 and 5.
+    let resumed_from = async |found: &[(u8, u64)]| {
+        for (n, resume) in found {
+            let (revision, told) = store.chat_told_of(1, id(*n)).await.unwrap().unwrap();
+            assert_eq!(told.unwrap().resume, *resume, "{n}");
+            assert!(revision.is_none_or(|revision| revision <= 3));
+        }
+    };
+    store.submit(Change::CutBack { topic: 1, revision: 3, first_place: -5, stored_at: NOW }).await.unwrap();
+    resumed_from(&[(9, 1), (3, 3), (2, 2), (8, 5)]).await;
+    store.submit(Change::CutBack { topic: 1, revision: 1, first_place: -7, stored_at: NOW }).await.unwrap();
+    // Who found 3 in the history did not find 2 there.
+    resumed_from(&[(9, 1), (3, 1), (2, 2), (8, 5)]).await;
     let post = Post { place: 3, message: message(7) };
     store.submit(Change::Wait { topic: 1, stored_at: NOW, posts: vec![post] }).await.unwrap();
-    assert_eq!(store.chat_told_of(id(7)).await.unwrap(), Some((1, None)), "it was never told");
+    assert_eq!(store.chat_told_of(1, id(7)).await.unwrap(), Some((None, None)), "it was never told");
     ids(5, &[]).await;
 }
 

@@ -38,6 +38,11 @@ impl Disk {
         }
     }
 
+    /// What waits for a new place, and behind where.
+    pub fn since(&self) -> BTreeSet<(Uuid, u64)> {
+        self.waiting.values().filter_map(|(message, _)| Some((message.id?, message.since?))).collect()
+    }
+
     pub fn ids(&self) -> BTreeSet<Uuid> {
         let known = self.known();
         known.logged.into_iter().chain(known.waiting.into_keys()).collect()
@@ -78,8 +83,11 @@ impl Disk {
 
     pub fn cut_back(&mut self, common: u64, first: i64, tail: Vec<Entry>) {
         self.waiting.values_mut().for_each(|(message, _)| cut_to(message, common));
-        for (place, Entry { told, mut message, .. }) in (first..).zip(tail) {
+        let mut behind = self.waiting.values().filter_map(|(_, told)| Some((*told)?.at)).min();
+        for (place, Entry { mut told, mut message, .. }) in (first..).zip(tail).collect::<Vec<_>>().into_iter().rev() {
             cut_to(&mut message, common);
+            told.resume = goes_on(told, behind);
+            behind = behind.min(Some(told.at)).or(Some(told.at));
             assert!(self.waiting.insert(place, (message, Some(told))).is_none(), "a place of its own");
         }
     }

@@ -56,10 +56,8 @@ impl World {
             return;
         }
         let Some(last) = self.readers[reader].last else { return self.begin_anew(reader) };
-        // Said again after its author's node and home had both forgotten it, it is another
-        // message: who saw the first has seen nothing of what is before this one.
-        if self.another.contains(&last) {
-            self.see("said anew");
+        if self.blurred.contains(&last) {
+            self.see("blurred");
             return self.begin_anew(reader);
         }
         let disk = &self.nodes[at].disk;
@@ -88,7 +86,7 @@ impl World {
         self.readers[reader].last = last;
         match last {
             // A moment later, behind the last of the history.
-            Some(last) if !self.another.contains(&last) => self.see("the history, then its last"),
+            Some(last) if !self.blurred.contains(&last) => self.see("the history, then its last"),
             _ => self.readers[reader].open(end),
         }
     }

@@ -29,7 +29,7 @@ pub const SIGHTS: &[&str] = &[
     "later",
     "unknown to a reader's node",
     "told again",
-    "said anew",
+    "blurred",
     "reopened",
 ];
 
@@ -63,10 +63,11 @@ pub struct World {
     pub order: Vec<Vec<Uuid>>,
     /// Was in a log once.
     placed: BTreeSet<Uuid>,
-    /// Said again by an author whose node had forgotten it; those of them that home
-    /// numbered then.
+    /// Said again by an author whose node had forgotten it.
     anew: BTreeSet<Uuid>,
-    pub another: BTreeSet<Uuid>,
+    /// Of these no node knows any more what was told before them: said anew after they had
+    /// been in a log, or their node came from a backup while they waited for a new place.
+    pub blurred: BTreeSet<Uuid>,
     /// Home waits for others for a while only.
     pub hasty: bool,
     pub restored: Vec<bool>,
@@ -135,7 +136,7 @@ impl World {
             order: vec![vec![]; count],
             placed: BTreeSet::new(),
             anew: BTreeSet::new(),
-            another: BTreeSet::new(),
+            blurred: BTreeSet::new(),
             hasty,
             restored: vec![false; count],
             calm,
@@ -198,7 +199,7 @@ impl World {
             self.said[at].push(id);
             self.genuine.insert(id, content);
         }
-        if self.placed.contains(&id) {
+        if again {
             self.anew.insert(id);
         }
         // What its node forgot is said anew.
@@ -223,8 +224,8 @@ impl World {
         overtaken.iter().for_each(|peer| node.disk.links.get_mut(peer).unwrap().1 = Some(behind));
         node.topic.overtook(&overtaken, behind);
         let ids: Vec<Uuid> = entries.iter().filter_map(|entry| entry.message.id).collect();
-        let another = ids.iter().filter(|id| at == 0 && self.anew.contains(id)).copied();
-        self.another.extend(another);
+        let another = ids.iter().filter(|id| at == 0 && self.anew.contains(id) && self.placed.contains(id)).copied();
+        self.blurred.extend(another);
         self.placed.extend(ids);
         assert_eq!(entries[0].revision, node.disk.log.len() as u64 + 1, "the log has no hole");
         node.disk.log.extend(entries);
@@ -427,7 +428,9 @@ impl World {
 
     fn restore(&mut self, at: usize) {
         let node = &mut self.nodes[at];
-        node.disk = node.backup.clone();
+        let forgotten = std::mem::replace(&mut node.disk, node.backup.clone()).since();
+        let since = node.disk.since();
+        self.blurred.extend(forgotten.difference(&since).map(|(id, _)| *id));
         self.restored[at] = true;
         self.see(if at == 0 { "home restored" } else { "replica restored" });
         self.crash(at);
