@@ -24,10 +24,10 @@ use super::{
 };
 use crate::{
     error::Error,
-    types::{Mark, Millis, PeerId},
+    types::{Mark, Millis, PeerId, uuid::Uuid},
 };
 use bytes::Bytes;
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 
 /// What the writer gives next.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -77,6 +77,8 @@ pub(super) struct Batch<'a> {
     pub(super) counters: Counters,
     /// The streams of all peers before this batch.
     pub(super) streams_in: &'a HashMap<PeerId, Mark>,
+    /// Of the messages of chats that must not be here, those that are. No two ops of a batch have one chat.
+    pub(super) said: &'a HashSet<Uuid>,
     pub(super) outbox: Vec<OutboxRow>,
     pub(super) settled: BTreeMap<PeerId, Settled>,
     pub(super) out: BTreeMap<PeerId, OutState>,
@@ -94,10 +96,16 @@ pub(super) struct Batch<'a> {
 }
 
 impl<'a> Batch<'a> {
-    pub(super) fn new(counters: Counters, streams_in: &'a HashMap<PeerId, Mark>, arrivals: &'a Arrivals) -> Self {
+    pub(super) fn new(
+        counters: Counters,
+        streams_in: &'a HashMap<PeerId, Mark>,
+        arrivals: &'a Arrivals,
+        said: &'a HashSet<Uuid>,
+    ) -> Self {
         Self {
             counters,
             streams_in,
+            said,
             outbox: Vec::new(),
             settled: BTreeMap::new(),
             out: BTreeMap::new(),
@@ -161,6 +169,9 @@ impl<'a> Batch<'a> {
                         )));
                     }
                     streams.insert(*peer, *now);
+                }
+                Change::Chat(chat::Change::Unsaid(ids)) if ids.iter().any(|id| self.said.contains(id)) => {
+                    return Err(Error::Conflict("a message with this id is here".into()));
                 }
                 rare if !rare.is_grouped() => return Err(Error::internal("a rare change among the grouped ones")),
                 Change::Relay(change) => {

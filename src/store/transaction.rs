@@ -6,6 +6,7 @@
 
 use super::{
     batch::{Batch, Counters},
+    chat,
     flush::{commit, flush},
     node,
     op::{Done, Op},
@@ -89,7 +90,8 @@ pub(super) async fn grouped(
     known: &Known,
     full: Option<&Error>,
 ) -> Result<Written, Failure> {
-    let mut batch = Batch::new(known.counters, &known.streams_in, &known.arrivals);
+    let said = chat::said(connection, ops.iter().flat_map(|op| &op.changes)).await?;
+    let mut batch = Batch::new(known.counters, &known.streams_in, &known.arrivals, &said);
     let admit = |(at, op): (usize, &&Op)| match full {
         Some(refusal) if op.grows() => Err(refusal.clone()),
         _ => batch.admit(&op.changes, at),
@@ -134,7 +136,8 @@ pub(super) async fn alone(
             rare::apply(connection, rare, &mut counters, &mut done).await?;
             continue;
         }
-        let mut batch = Batch { marked, ..Batch::new(counters, &known.streams_in, &known.arrivals) };
+        let said = chat::said(connection, changes).await?;
+        let mut batch = Batch { marked, ..Batch::new(counters, &known.streams_in, &known.arrivals, &said) };
         batch.relay.given = given;
         let mut admitted = batch.admit(changes, 0).map_err(Failure::Refused)?;
         let flushed = flush(connection, &batch).await?;

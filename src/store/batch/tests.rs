@@ -8,7 +8,8 @@ const START: Counters =
 
 fn batch(streams: &[(PeerId, Mark)]) -> Batch<'static> {
     let arrivals = Box::leak(Box::new(Arrivals::new(START.created, relay::chain::Heads::default())));
-    Batch::new(START, Box::leak(Box::new(streams.iter().copied().collect())), arrivals)
+    let said = Box::leak(Box::default());
+    Batch::new(START, Box::leak(Box::new(streams.iter().copied().collect())), arrivals, said)
 }
 
 fn enqueue(id: u64) -> Change {

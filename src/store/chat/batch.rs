@@ -41,8 +41,12 @@ impl Batch {
                 self.behind.insert((*peer, *topic), *behind);
             }
             Change::Used { peer, bytes } => *self.used.entry(*peer).or_default() += bytes,
-            // Rare ones never come here.
-            Change::Topic(_) | Change::CutBack { .. } | Change::GiveUp { .. } | Change::Found { .. } => {}
+            // It was checked; rare ones never come here.
+            Change::Unsaid(_)
+            | Change::Topic(_)
+            | Change::CutBack { .. }
+            | Change::GiveUp { .. }
+            | Change::Found { .. } => {}
         }
     }
 

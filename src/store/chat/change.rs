@@ -114,6 +114,9 @@ pub struct NewTopic {
 pub enum Change {
     /// `Conflict` when the number or the id has one. Rare.
     Topic(Box<NewTopic>),
+    /// A guard: `Conflict`, and nothing of the op happens, when a message with one of
+    /// these ids is here.
+    Unsaid(Vec<Uuid>),
     /// Entries behind all that are there, and posts that wait no more.
     Append { topic: u64, entries: Vec<Entry>, cleared: Vec<i64> },
     /// Posts that wait for their home.
@@ -141,7 +144,7 @@ impl Change {
 
     pub(in crate::store) fn is_grouped(&self) -> bool {
         match self {
-            Self::Append { .. } | Self::Wait { .. } | Self::Introduced { .. } => true,
+            Self::Unsaid(_) | Self::Append { .. } | Self::Wait { .. } | Self::Introduced { .. } => true,
             Self::Behind { .. } | Self::Used { .. } => true,
             Self::Topic(_) | Self::CutBack { .. } | Self::GiveUp { .. } | Self::Found { .. } => false,
         }
@@ -155,6 +158,7 @@ impl Change {
             }
             Self::Wait { posts, .. } => posts.iter().map(|post| 64 + post.message.size()).sum(),
             Self::GiveUp { places, .. } => 64 * places.len(),
+            Self::Unsaid(ids) => 16 * ids.len(),
             Self::Introduced { .. } | Self::Behind { .. } | Self::Used { .. } => 0,
             Self::CutBack { .. } | Self::Found { .. } => 0,
         }

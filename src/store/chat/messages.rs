@@ -1,21 +1,21 @@
 //! What was said, in its order, and what waits for its place.
 
 use super::{
-    change::{Entry, Message, Post, Told},
+    change::{Change, Entry, Message, Post, Told},
     key, revision,
     topics::{topic_of, uuid},
 };
 use crate::{
     error::Error,
     store::{
-        Store, error,
+        self, Store, error,
         rows::{bits, count, cut_page, unbits},
     },
     types::{Millis, uuid::Uuid},
 };
 use bytes::Bytes;
-use sqlx::SqliteConnection;
-use std::collections::HashMap;
+use sqlx::{Executor, Sqlite, SqliteConnection};
+use std::collections::{HashMap, HashSet};
 
 /// Where a message is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -221,31 +221,7 @@ impl Store {
         if ids.is_empty() {
             return Ok(HashMap::new());
         }
-        // One bound value, whatever their number: each id is cut out of it.
-        let all: Vec<u8> = ids.iter().flat_map(|id| *id.as_bytes()).collect();
-        type Columns = (Vec<u8>, i64, Option<i64>, bool, Option<i64>, Option<i64>);
-        let found: Vec<Columns> = sqlx::query_as(
-            "WITH RECURSIVE asked (at, id) AS (SELECT 1, substr($1, 1, 16)
-                 UNION ALL SELECT at + 16, substr($1, at + 16, 16) FROM asked WHERE at + 16 < length($1))
-             SELECT m.id, m.key, NULL, 0, NULL, NULL FROM asked CROSS JOIN chat_message m ON m.id = asked.id
-             UNION ALL
-             SELECT p.id, p.topic, p.place, p.failed, p.told, coalesce(p.resume, p.told)
-             FROM asked CROSS JOIN chat_post p ON p.id = asked.id",
-        )
-        .bind(all)
-        .fetch_all(&self.readers)
-        .await
-        .map_err(error)?;
-        let place = |(id, at, place, failed, telling, resume): Columns| {
-            let told = told(telling, resume);
-            let found = match place {
-                None => Place::Logged(topic_of(at), revision(at)),
-                Some(place) if failed => Place::GivenUp(unbits(at), place, told),
-                Some(place) => Place::Waiting(unbits(at), place, told),
-            };
-            Ok((uuid(&id)?, found))
-        };
-        found.into_iter().map(place).collect()
+        places(&self.readers, ids).await.map_err(error)
     }
 
     /// The oldest posts of a chat that wait, with the same bounds as a log.
@@ -281,6 +257,52 @@ impl Store {
         let (seq, chain) = at.unwrap_or((0, 0));
         Ok((usize::try_from(behind).unwrap_or(0), told.map(super::revision), unbits(seq), unbits(chain)))
     }
+}
+
+async fn places<'c>(
+    executor: impl Executor<'c, Database = Sqlite>,
+    ids: &[Uuid],
+) -> Result<HashMap<Uuid, Place>, sqlx::Error> {
+    // One bound value, whatever their number: each id is cut out of it.
+    let all: Vec<u8> = ids.iter().flat_map(|id| *id.as_bytes()).collect();
+    type Columns = (Vec<u8>, i64, Option<i64>, bool, Option<i64>, Option<i64>);
+    let found: Vec<Columns> = sqlx::query_as(
+        "WITH RECURSIVE asked (at, id) AS (SELECT 1, substr($1, 1, 16)
+             UNION ALL SELECT at + 16, substr($1, at + 16, 16) FROM asked WHERE at + 16 < length($1))
+         SELECT m.id, m.key, NULL, 0, NULL, NULL FROM asked CROSS JOIN chat_message m ON m.id = asked.id
+         UNION ALL
+         SELECT p.id, p.topic, p.place, p.failed, p.told, coalesce(p.resume, p.told)
+         FROM asked CROSS JOIN chat_post p ON p.id = asked.id",
+    )
+    .bind(all)
+    .fetch_all(executor)
+    .await?;
+    let place = |(id, at, place, failed, telling, resume): Columns| {
+        let told = told(telling, resume);
+        let found = match place {
+            None => Place::Logged(topic_of(at), revision(at)),
+            Some(place) if failed => Place::GivenUp(unbits(at), place, told),
+            Some(place) => Place::Waiting(unbits(at), place, told),
+        };
+        Ok((uuid(&id).map_err(|error| sqlx::Error::Decode(error.into()))?, found))
+    };
+    found.into_iter().map(place).collect()
+}
+
+/// Which of the messages are here that must not be, for these changes to be made.
+pub(in crate::store) async fn said(
+    connection: &mut SqliteConnection,
+    changes: impl IntoIterator<Item = &store::Change>,
+) -> Result<HashSet<Uuid>, sqlx::Error> {
+    let asked = changes.into_iter().filter_map(|change| match change {
+        store::Change::Chat(Change::Unsaid(ids)) => Some(ids.as_slice()),
+        _ => None,
+    });
+    let asked: Vec<&[Uuid]> = asked.collect();
+    if asked.is_empty() {
+        return Ok(HashSet::new());
+    }
+    Ok(places(connection, &asked.concat()).await?.into_keys().collect())
 }
 
 /// What is behind the revision waits again, in its order, from `first_place` on. Whoever

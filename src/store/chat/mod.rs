@@ -15,6 +15,7 @@ pub use messages::Place;
 pub use topics::{HeadRow, LinkRow, TopicRow};
 
 pub(super) use batch::Batch;
+pub(super) use messages::said;
 pub(super) use topics::apply;
 
 /// The key of a message: its chat and its revision.

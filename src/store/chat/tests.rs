@@ -142,6 +142,40 @@ async fn posts_wait_in_their_places_until_they_are_cleared_or_given_up() {
 }
 
 #[tokio::test]
+async fn what_must_not_be_here_keeps_its_op_from_being_made() {
+    let (store, _dir) = store().await;
+    make(&store, topic(1, None)).await;
+    make(&store, topic(2, Some(B))).await;
+    append(&store, 1, 1..=2, vec![]).await;
+    let post = Post { place: 0, message: message(9) };
+    store.submit(Change::Wait { topic: 2, stored_at: NOW, posts: vec![post] }).await.unwrap();
+    let unless = |ids: &[u8]| {
+        let entries = vec![Entry { revision: 3, ..entry(3) }];
+        let mut op = Op::from(Change::Append { topic: 1, entries, cleared: vec![] });
+        op.push(store::Change::from(Change::Unsaid(ids.iter().map(|n| id(*n)).collect())));
+        op
+    };
+    let found = |store: Store| async move {
+        store.chat_entries(1, 0, 10, usize::MAX).await.unwrap().iter().map(|entry| entry.revision).collect::<Vec<_>>()
+    };
+    // One that is in the log, and one that waits.
+    for known in [&[3, 2][..], &[9]] {
+        assert!(matches!(store.submit(unless(known)).await, Err(Error::Conflict(_))));
+        assert_eq!(found(store.clone()).await, [1, 2]);
+    }
+    // Others in the same transaction do not notice, nor does one with rare changes.
+    let (refused, rare) = (unless(&[2]), Change::Found { topic: 2 });
+    let mut alone = unless(&[1]);
+    alone.changes.insert(0, store::Change::from(rare));
+    let used = Op::from(Change::Used { peer: B, bytes: 5 });
+    let (refused, used, alone) = tokio::join!(store.submit(refused), store.submit(used), store.submit(alone));
+    assert!(matches!((refused, used, alone), (Err(Error::Conflict(_)), Ok(_), Err(Error::Conflict(_)))));
+    assert_eq!(store.chat_usage().await.unwrap(), [(B, 5)].into());
+    store.submit(unless(&[3, 4])).await.unwrap();
+    assert_eq!(found(store.clone()).await, [1, 2, 3]);
+}
+
+#[tokio::test]
 async fn what_a_log_is_cut_back_by_waits_in_its_order_before_the_rest() {
     let (store, _dir) = store().await;
     make(&store, topic(1, Some(B))).await;
