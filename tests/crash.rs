@@ -10,6 +10,7 @@
 mod process;
 
 mod crash {
+    mod chat;
     mod client;
     mod disk;
     mod gateway;

@@ -75,6 +75,8 @@ impl Topic {
                 && link.asked != question
             {
                 replica.fresh_from = replica.waiting.next;
+                // What was under way to it may be lost with its run before.
+                (replica.flight, replica.misses) = (None, 0);
             }
             (link.asked, link.head_due) = (question, true);
         }

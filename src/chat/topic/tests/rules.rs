@@ -254,6 +254,12 @@ fn posts_fly_together_and_the_next_wait_until_they_landed() {
     let again = replica.next_due().unwrap();
     assert!(again > NOW && again < NOW.plus(2 * POST_PAUSE));
     assert_eq!(replica.due(B, again), [Due::Head { introduce: false }, Due::Posts]);
+    // A home that started anew may have lost what was under way to it.
+    replica.asked(B, 7);
+    assert_eq!(replica.due(B, NOW), [Due::Head { introduce: false }, Due::Posts]);
+    replica.sent_posts(1, 2, NOW);
+    replica.asked(B, 7);
+    assert_eq!(replica.due(B, NOW), [Due::Head { introduce: false }]);
 }
 
 #[test]
