@@ -34,7 +34,10 @@ use std::{
     time::Duration,
 };
 use tokio::{
-    sync::{OwnedSemaphorePermit, mpsc, oneshot},
+    sync::{
+        OwnedSemaphorePermit, mpsc,
+        oneshot::{self, error::TryRecvError},
+    },
     time::{Instant, sleep_until, timeout, timeout_at},
 };
 use tokio_stream::{Stream, StreamExt, wrappers::ReceiverStream};
@@ -297,7 +300,7 @@ impl Inbound {
             self.pending.pop_front();
             self.covered += 1;
             let next = match &answer {
-                Ok(_) => self.pending.front_mut().and_then(|pending| pending.answer.try_recv().ok()),
+                Ok(_) => at_hand(&mut self.pending),
                 Err(_) => None,
             };
             match next {
@@ -333,13 +336,53 @@ impl Inbound {
 /// The driver's answer to the oldest batch.
 async fn front(pending: &mut VecDeque<Pending>) -> Result<Mark, Turned> {
     let Some(oldest) = pending.front_mut() else { return self::pending().await };
-    let gone = |_| Turned { state: None, error: Error::unavailable("the node stops, or the peer is being removed") };
-    (&mut oldest.answer).await.map_err(gone)?
+    (&mut oldest.answer).await.map_err(|_| gone())?
+}
+
+/// The same, if it is there. Whoever asks takes it off: it cannot be asked again.
+fn at_hand(pending: &mut VecDeque<Pending>) -> Option<Result<Mark, Turned>> {
+    match pending.front_mut()?.answer.try_recv() {
+        Ok(answer) => Some(answer),
+        Err(TryRecvError::Empty) => None,
+        Err(TryRecvError::Closed) => Some(Err(gone())),
+    }
+}
+
+/// The driver has ended.
+fn gone() -> Turned {
+    Turned { state: None, error: Error::unavailable("the node stops, or the peer is being removed") }
 }
 
 async fn placed(waiting: &mut Option<(Cargo, Place)>) -> Result<OwnedSemaphorePermit, tokio::sync::AcquireError> {
     match waiting {
         Some((_, place)) => place.await,
         None => pending().await,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_driver_that_ended_is_an_answer_too() {
+        let until = Instant::now() + BATCH_PATIENCE;
+        let (replies, mut pending): (Vec<Reply>, VecDeque<Pending>) = (0..3)
+            .map(|_| {
+                let (reply, answer) = oneshot::channel();
+                (reply, Pending { answer, until })
+            })
+            .unzip();
+        let mut replies = replies.into_iter();
+        assert!(at_hand(&mut pending).is_none());
+        let mark = Mark { epoch: 1, number: 2, id: 3 };
+        let _ = replies.next().unwrap().send(Ok(mark));
+        assert_eq!(front(&mut pending).await.ok(), Some(mark));
+        pending.pop_front();
+        assert!(at_hand(&mut pending).is_none(), "it is under way");
+        drop(replies);
+        assert!(matches!(at_hand(&mut pending), Some(Err(Turned { state: None, .. }))));
+        pending.pop_front();
+        assert!(matches!(front(&mut pending).await, Err(Turned { state: None, .. })));
     }
 }
