@@ -98,13 +98,9 @@ impl Chat {
     async fn telling_after(&self, room: &Room, id: &str) -> Result<u64, Error> {
         let unknown = || Error::NotFound(format!("metadata x-after-id: the chat has no message {id:?}"));
         let parsed: Uuid = id.parse().map_err(|_| unknown())?;
-        let (revision, told) = self.0.store.chat_told_of(room.number, parsed).await?.ok_or_else(unknown)?;
+        let (told, behind) = self.0.store.chat_told_of(room.number, parsed).await?.ok_or_else(unknown)?;
         let waits = || Error::unavailable("metadata x-after-id: the message waits for its place; try again");
         let told = told.ok_or_else(waits)?;
-        let behind = match revision {
-            Some(revision) => self.0.store.chat_told_behind(room.number, revision).await?,
-            None => None,
-        };
         Ok(goes_on(told, behind))
     }
 

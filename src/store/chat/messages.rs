@@ -143,9 +143,12 @@ impl Store {
         Ok(cut_page(found, row, |(_, message)| message.size(), max_bytes).await?.0)
     }
 
-    /// Where a message of a chat stands, and in the order in which readers are told;
-    /// `None` in there: in the log (it waits), and in that order (it was not told).
-    pub async fn chat_told_of(&self, topic: u64, id: Uuid) -> Result<Option<(Option<u64>, Option<Told>)>, Error> {
+    /// Where a message of a chat stands in the order in which readers are told, and the
+    /// first telling of anything that does not stand in the log up to it; `None` in
+    /// there: it waits, and was not told; it waits, or there is nothing.
+    pub async fn chat_told_of(&self, topic: u64, id: Uuid) -> Result<Option<(Option<Told>, Option<u64>)>, Error> {
+        // The log may be cut back between the questions.
+        let mut snapshot = self.readers.begin().await.map_err(error)?;
         let found: Option<(Option<i64>, Option<i64>, Option<i64>)> = sqlx::query_as(
             "SELECT key, coalesce(told, key), coalesce(resume, told, key) FROM chat_message
              WHERE id = $1 AND key > $2 AND key <= $3
@@ -155,32 +158,21 @@ impl Store {
         .bind(key(topic, 0))
         .bind(key(topic, u64::MAX))
         .bind(bits(topic))
-        .fetch_optional(&self.readers)
+        .fetch_optional(&mut *snapshot)
         .await
         .map_err(error)?;
-        Ok(found.map(|(key, at, resume)| (key.map(revision), told(at, resume))))
+        let Some((key, at, resume)) = found else { return Ok(None) };
+        let behind = match key {
+            Some(key) => told_behind(&mut *snapshot, topic, revision(key)).await.map_err(error)?,
+            None => None,
+        };
+        Ok(Some((told(at, resume), behind)))
     }
 
     /// The first telling of anything that does not stand in a log up to a revision;
     /// what was told and waits again does not.
     pub async fn chat_told_behind(&self, topic: u64, behind: u64) -> Result<Option<u64>, Error> {
-        let found: Option<i64> = sqlx::query_scalar(
-            "SELECT min(told) FROM (
-                 SELECT * FROM (SELECT key AS told FROM chat_message WHERE key > $1 AND key <= $2 AND told IS NULL
-                     AND id IS NOT NULL ORDER BY key LIMIT 1)
-                 UNION ALL
-                 SELECT * FROM (SELECT told FROM chat_message WHERE told > $3 AND told <= $2 AND key > $1
-                     ORDER BY told LIMIT 1)
-                 UNION ALL
-                 SELECT * FROM (SELECT told FROM chat_post WHERE told > $3 AND told <= $2 ORDER BY told LIMIT 1))",
-        )
-        .bind(key(topic, behind))
-        .bind(key(topic, u64::MAX))
-        .bind(key(topic, 0))
-        .fetch_one(&self.readers)
-        .await
-        .map_err(error)?;
-        Ok(found.map(revision))
+        told_behind(&self.readers, topic, behind).await.map_err(error)
     }
 
     /// The log before a revision, the newest first, and whether older ones were
@@ -257,6 +249,29 @@ impl Store {
         let (seq, chain) = at.unwrap_or((0, 0));
         Ok((usize::try_from(behind).unwrap_or(0), told.map(super::revision), unbits(seq), unbits(chain)))
     }
+}
+
+async fn told_behind<'c>(
+    executor: impl Executor<'c, Database = Sqlite>,
+    topic: u64,
+    behind: u64,
+) -> Result<Option<u64>, sqlx::Error> {
+    let found: Option<i64> = sqlx::query_scalar(
+        "SELECT min(told) FROM (
+             SELECT * FROM (SELECT key AS told FROM chat_message WHERE key > $1 AND key <= $2 AND told IS NULL
+                 AND id IS NOT NULL ORDER BY key LIMIT 1)
+             UNION ALL
+             SELECT * FROM (SELECT told FROM chat_message WHERE told > $3 AND told <= $2 AND key > $1
+                 ORDER BY told LIMIT 1)
+             UNION ALL
+             SELECT * FROM (SELECT told FROM chat_post WHERE told > $3 AND told <= $2 ORDER BY told LIMIT 1))",
+    )
+    .bind(key(topic, behind))
+    .bind(key(topic, u64::MAX))
+    .bind(key(topic, 0))
+    .fetch_one(executor)
+    .await?;
+    Ok(found.map(revision))
 }
 
 async fn places<'c>(
