@@ -70,7 +70,7 @@ pub async fn run(command: Command, data_dir: &Path, out: &mut Out) -> Result<(),
             let revoked = call(node.revoke_sessions(RevokeSessionsRequest { user: user.clone(), id })).await?.revoked;
             let text = match session {
                 Some(id) => format!("session {id} of {user} is revoked"),
-                None => format!("{revoked} sessions of {user} are revoked"),
+                None => format!("all sessions of {user} are revoked: {revoked}"),
             };
             out.either(&view::RevokeSessionsResponse { revoked }, &text)
         }

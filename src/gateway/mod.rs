@@ -169,11 +169,14 @@ impl Gateway {
 
     /// Returns when it cannot go on, with the reason; to be stopped then.
     pub async fn failed(&mut self) -> String {
-        match (&mut self.ended).await {
-            Ok(why) => why,
-            // The feed was told to end: nothing failed.
-            Err(_) => std::future::pending().await,
+        // It has one answer; whoever asks again gets none.
+        if !self.ended.is_terminated()
+            && let Ok(why) = (&mut self.ended).await
+        {
+            return why;
         }
+        // The feed was told to end: nothing failed.
+        std::future::pending().await
     }
 
     /// Reads the certificate files again; on an error the ones before stay.
