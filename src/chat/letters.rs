@@ -132,7 +132,8 @@ impl Chat {
         };
         room.topic().is_known_to_sender(peer, &note.kind);
         match note.kind {
-            Some(kind) => self.add(&room, Job::Note(peer, kind)),
+            // What it asks for, if it is left out, is sent.
+            Some(kind) => self.add(&room, Job::Note(peer, kind)).inspect_err(|_| self.attend(&room)),
             None => Ok(()),
         }
     }
