@@ -39,6 +39,18 @@ pub struct Words {
     pub content: Bytes,
 }
 
+/// What a log is to grow by.
+#[derive(Default)]
+struct Growing {
+    entries: Vec<Entry>,
+    /// `Conflict` if one of these is here.
+    unsaid: Vec<Uuid>,
+    /// Places of posts that wait no more then, and whether they were not given up.
+    cleared: Vec<(i64, bool)>,
+    /// Whose letter it is from.
+    from: Option<PeerId>,
+}
+
 impl Chat {
     /// Says something in a chat; on disk when this returns. What was said under
     /// the same client id before is not said again.
@@ -115,39 +127,39 @@ impl Chat {
     /// Returns those that were given up before.
     async fn say_batch(&self, room: &Arc<Room>, says: &[Say]) -> Result<HashSet<Uuid>, Error> {
         let asked: Vec<Uuid> = says.iter().filter(|say| !say.fresh).filter_map(|say| say.message.id).collect();
-        if room.topic().home().is_none() {
-            // A retry is rare: the writer, which has the rows at hand, finds that it is one.
-            let messages = says.iter().map(|say| say.message.clone());
-            let entries = room.topic().number(None, messages, &Known::default());
-            match self.append(room, entries, asked.clone(), vec![], None).await {
-                Err(Error::Conflict(_)) => {}
+        let home = room.topic().home();
+        if home.is_none() {
+            // A retry is rare: the writer, which has the rows at hand, finds that it is one. On a full
+            // disk, too, what was said before is answered.
+            match self.say_here(room, says, &Known::default(), asked.clone()).await {
+                Err(Error::Conflict(_) | Error::Exhausted { .. }) if !asked.is_empty() => {}
                 done => return done.map(|()| HashSet::new()),
             }
         }
         let places = self.places(room, &asked).await?;
-        let given_up = places.iter().filter(|(_, place)| matches!(place, Place::GivenUp(..))).map(|(id, _)| *id);
-        let given_up: HashSet<Uuid> = given_up.collect();
-        let messages = says.iter().map(|say| say.message.clone());
-        let home = room.topic().home();
         match home {
-            None => {
-                let known = known(&places);
-                let entries = room.topic().number(None, messages, &known);
-                self.append(room, entries, vec![], vec![], None).await?;
-            }
-            Some(home) => self.wait(room, home, messages, &places).await?,
+            None => self.say_here(room, says, &known(&places), vec![]).await?,
+            Some(home) => self.wait(room, home, says, &places).await?,
         }
-        Ok(given_up)
+        let given_up = places.iter().filter(|(_, place)| matches!(place, Place::GivenUp(..))).map(|(id, _)| *id);
+        Ok(given_up.collect())
+    }
+
+    async fn say_here(&self, room: &Arc<Room>, says: &[Say], known: &Known, unsaid: Vec<Uuid>) -> Result<(), Error> {
+        let messages = says.iter().map(|say| say.message.clone());
+        let entries = room.topic().number(None, messages, known);
+        self.append(room, Growing { entries, unsaid, ..Growing::default() }).await
     }
 
     async fn wait(
         &self,
         room: &Arc<Room>,
         home: PeerId,
-        messages: impl Iterator<Item = Message>,
+        says: &[Say],
         places: &HashMap<Uuid, Place>,
     ) -> Result<(), Error> {
         let mut seen = HashSet::new();
+        let messages = says.iter().map(|say| say.message.clone());
         let new = |message: &Message| message.id.is_some_and(|id| !places.contains_key(&id) && seen.insert(id));
         let messages: Vec<Message> = messages.filter(new).collect();
         if messages.is_empty() {
@@ -175,16 +187,9 @@ impl Chat {
         Ok(())
     }
 
-    /// Puts entries at the end of the log. `unsaid`: `Conflict` if one of these is here.
-    /// `from`: whose letter made it grow.
-    async fn append(
-        &self,
-        room: &Arc<Room>,
-        entries: Vec<Entry>,
-        unsaid: Vec<Uuid>,
-        cleared: Vec<(i64, bool)>,
-        from: Option<PeerId>,
-    ) -> Result<(), Error> {
+    /// Puts entries at the end of the log.
+    async fn append(&self, room: &Arc<Room>, growing: Growing) -> Result<(), Error> {
+        let Growing { entries, unsaid, cleared, from } = growing;
         let Some(growth) = Growth::of(&entries) else { return Ok(()) };
         let bytes = entries.iter().map(|entry| entry.message.size() as u64).sum();
         let told = self.told_of(room, &entries);
@@ -383,7 +388,7 @@ impl Chat {
             })
             .collect();
         let cleared = cleared.into_iter().map(|place| (place, !given_up.contains(&place))).collect();
-        self.append(room, entries, vec![], cleared, Some(from)).await?;
+        self.append(room, Growing { entries, cleared, from: Some(from), ..Growing::default() }).await?;
         let further = room.topic().head().revision < changes.revision;
         if changes_of(&changes.after, ids.len()) >= changes.revision && further {
             room.topic().ask(now);
@@ -425,7 +430,7 @@ impl Chat {
             known.fresh.extend(said_since);
         }
         let entries = room.topic().number(Some(from), proven, &known);
-        self.append(room, entries, vec![], vec![], Some(from)).await?;
+        self.append(room, Growing { entries, from: Some(from), ..Growing::default() }).await?;
         if all && room.topic().has_all_of(from, posts.asks) {
             self.is_not_behind(room, from).await?;
         }

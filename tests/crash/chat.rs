@@ -2,7 +2,8 @@
 //! on after its last word, and both nodes are killed again and again.
 
 use super::{
-    load::{DEADLINE, Pair, eventually, pause, scratch},
+    disk::{Disk, SIZE},
+    load::{DEADLINE, Pair, QUICK, eventually, pause, scratch},
     way::Way,
 };
 use crate::process::NodeProcess;
@@ -20,7 +21,7 @@ use std::{
 };
 use tokio::{runtime::Runtime, task::JoinSet, time::timeout};
 use tokio_stream::pending;
-use tonic::Status;
+use tonic::{Code, Request, Status};
 
 const SPEAKERS: usize = 8;
 const EACH: usize = 60;
@@ -35,26 +36,35 @@ async fn chat_of(way: &Way) -> ChatClient<Link> {
     ChatClient::with_origin(link.clone(), link.origin())
 }
 
-/// Says each word until it is acknowledged, under one client id.
+/// A word under a client id that is its text.
+fn word(way: &Way, chat: &str, speaker: usize, text: &str) -> Request<SendRequest> {
+    way.request(SendRequest {
+        client_id: text.into(),
+        chat_id: chat.into(),
+        user_id: format!("s{speaker}"),
+        subject: String::new(),
+        text: text.into(),
+    })
+}
+
+/// Says each word until it is acknowledged.
 async fn speak(way: Way, chat: String, speaker: usize, said: Arc<AtomicUsize>) {
     let mut client = chat_of(&way).await;
     for n in 0..EACH {
         let text = format!("{speaker} {n}");
         loop {
-            let request = way.request(SendRequest {
-                client_id: text.clone(),
-                chat_id: chat.clone(),
-                user_id: format!("s{speaker}"),
-                subject: String::new(),
-                text: text.clone(),
-            });
-            match timeout(CALL, client.send(request)).await {
+            match timeout(CALL, client.send(word(&way, &chat, speaker, &text))).await {
                 Ok(Ok(_)) => break,
                 _ => client = chat_of(&way).await,
             }
         }
         said.fetch_add(1, Relaxed);
     }
+}
+
+async fn made(way: &Way, user_ids: Vec<String>) -> String {
+    let made = chat_of(way).await.new_chat(way.request(NewRequest { user_ids })).await;
+    made.unwrap().into_inner().chat_id
 }
 
 async fn history(way: &Way, chat: &str) -> Result<Vec<Message>, Status> {
@@ -107,10 +117,7 @@ fn kill_9_under_a_chat_of_two_nodes_loses_no_word_and_leaves_no_reader_a_gap() {
     let runtime = Runtime::new().unwrap();
     let id = |n: usize| ways[n % 2].target.id.to_string();
     let user_ids = (0..SPEAKERS).map(|n| format!("s{n}@{}", id(n))).collect();
-    let chat = runtime.block_on(async {
-        let made = chat_of(&ways[0]).await.new_chat(ways[0].request(NewRequest { user_ids })).await;
-        made.unwrap().into_inner().chat_id
-    });
+    let chat = runtime.block_on(made(&ways[0], user_ids));
     eventually("the other node knows the chat", || runtime.block_on(history(&ways[1], &chat)).ok());
 
     let said = Arc::new(AtomicUsize::new(0));
@@ -128,7 +135,7 @@ fn kill_9_under_a_chat_of_two_nodes_loses_no_word_and_leaves_no_reader_a_gap() {
         let node = if kill % 2 == 0 { &mut pair.a } else { &mut pair.b };
         node.kill();
         let dir = node.dir().to_owned();
-        *node = NodeProcess::start(&dir, super::load::QUICK);
+        *node = NodeProcess::start(&dir, QUICK);
     }
     runtime.block_on(async {
         timeout(DEADLINE, speakers.join_all()).await.expect("a speaker never got through");
@@ -147,5 +154,22 @@ fn kill_9_under_a_chat_of_two_nodes_loses_no_word_and_leaves_no_reader_a_gap() {
             let own: Vec<_> = texts.filter(|text| text.starts_with(&format!("{speaker} "))).cloned().collect();
             assert_eq!(own, (0..EACH).map(|n| format!("{speaker} {n}")).collect::<Vec<_>>());
         }
+    });
+}
+
+#[test]
+fn what_was_said_before_the_disk_was_full_is_answered_when_it_is_said_again() {
+    let Some(disk) = Disk::new() else { return };
+    let node = NodeProcess::start(&disk.data(), QUICK);
+    let way = Way::of(&node, PRINCIPAL);
+    Runtime::new().unwrap().block_on(async {
+        let chat = made(&way, vec!["s0".into()]).await;
+        let mut client = chat_of(&way).await;
+        client.send(word(&way, &chat, 0, "before")).await.unwrap();
+        disk.fill(SIZE / 20);
+        let refused = client.send(word(&way, &chat, 0, "after")).await.unwrap_err();
+        assert_eq!(refused.code(), Code::ResourceExhausted, "{refused}");
+        client.send(word(&way, &chat, 0, "before")).await.unwrap();
+        assert_eq!(history(&way, &chat).await.unwrap().len(), 1);
     });
 }

@@ -14,7 +14,7 @@ use std::{
 use tonic::Code;
 
 /// The floor for new rows is a tenth of it.
-const SIZE: u64 = 64 << 20;
+pub const SIZE: u64 = 64 << 20;
 /// Smaller than what the database's log may have on a large one, with the floor.
 const SMALL: u64 = 24 << 20;
 
@@ -47,7 +47,7 @@ impl Disk {
     }
 
     /// Leaves this many bytes free; 0: writes until there is no more.
-    fn fill(&self, leave: u64) {
+    pub fn fill(&self, leave: u64) {
         let found = rustix::fs::statvfs(&self.mount).unwrap();
         let mut left = match leave {
             0 => u64::MAX,

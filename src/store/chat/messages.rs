@@ -143,9 +143,9 @@ impl Store {
         Ok(cut_page(found, row, |(_, message)| message.size(), max_bytes).await?.0)
     }
 
-    /// Where a message of a chat stands in the order in which readers are told, and the
-    /// first telling of anything that does not stand in the log up to it; `None` in
-    /// there: it waits, and was not told; it waits, or there is nothing.
+    /// Where a message of a chat stands in the order in which readers are told (`None`: it
+    /// waits and was not told), and the first telling of anything that does not stand in
+    /// the log up to it (`None`: there is nothing, or it waits itself).
     pub async fn chat_told_of(&self, topic: u64, id: Uuid) -> Result<Option<(Option<Told>, Option<u64>)>, Error> {
         // The log may be cut back between the questions.
         let mut snapshot = self.readers.begin().await.map_err(error)?;
@@ -341,7 +341,8 @@ pub(super) async fn cut_back(
          SELECT $1, $2 + row_number() OVER (ORDER BY key) - 1, id, $3, 0, author, sent_at, client_id, signature,
              head, content, coalesce(told, key),
              min(coalesce(resume, told, key),
-                 coalesce(min(coalesce(told, key)) OVER (ORDER BY key ROWS BETWEEN 1 FOLLOWING AND UNBOUNDED FOLLOWING), $5) - 1,
+                 coalesce(min(coalesce(told, key))
+                     OVER (ORDER BY key ROWS BETWEEN 1 FOLLOWING AND UNBOUNDED FOLLOWING), $5) - 1,
                  coalesce((SELECT min(told) FROM chat_post WHERE told > $7 AND told <= $5), $5) - 1),
              min(coalesce(since, $6), $6)
          FROM chat_message WHERE key > $4 AND key <= $5 AND id IS NOT NULL",
