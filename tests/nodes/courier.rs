@@ -25,7 +25,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Code, Status, Streaming};
 
 /// A node whose metrics can be asked for.
-async fn node() -> TestNode {
+pub async fn node() -> TestNode {
     node_with(|_| {}).await
 }
 
@@ -50,6 +50,18 @@ async fn sent(node: &TestNode, lane: &str) -> u64 {
 
 async fn streams_taken(node: &TestNode) -> u64 {
     count(node, "pillarbox_postbox_calls_total{code=\"Ok\",method=\"Deliver\"}").await
+}
+
+/// Sends events one by one until one goes by a stream of batches, which is open then; how
+/// many it sent. What waits when the receiver begins is pulled by it.
+pub async fn open_stream(a: &TestNode, b: &TestNode) -> u64 {
+    let mut first = 0;
+    while sent(a, "courier").await == 0 {
+        a.send(&b.id, first..first + 1).await;
+        first += 1;
+        eventually!(a.is_drained(&b.id).await);
+    }
+    first
 }
 
 // ----- who uses it
@@ -205,13 +217,7 @@ async fn a_receiver_that_says_nothing_gets_no_more_than_a_window() {
     let link = Forwarder::to(b.address).await;
     a.add_at(&b.id, b.key, Some(link.address)).await;
     b.add(&a.id, a.key).await;
-    // What waits when b begins it pulls; the first that goes by the stream finds it open.
-    let mut first = 0;
-    while sent(&a, "courier").await == 0 {
-        a.send(&b.id, first..first + 1).await;
-        first += 1;
-        eventually!(a.is_drained(&b.id).await);
-    }
+    let first = open_stream(&a, &b).await;
     link.swallow(true);
     a.send(&b.id, first..20_000).await;
     // Five batches of 512: four that a stream begins with, and one for the one that was applied.

@@ -3,6 +3,7 @@
 
 use crate::{
     common::{TestNode, event, faulty::Faulty, faulty::Reply, federate, forwarder::Forwarder, large_event, quick},
+    courier::{node, open_stream},
     eventually,
 };
 use bytes::Bytes;
@@ -80,22 +81,20 @@ async fn two_nodes_send_to_each_other_at_once_in_order() {
 
 #[tokio::test]
 async fn a_push_whose_answer_was_swallowed_is_applied_once() {
-    let (a, b) = (TestNode::start().await, TestNode::start().await);
+    let (a, b) = (node().await, node().await);
     let link = Forwarder::to(b.address).await;
     a.add_at(&b.id, b.key, Some(link.address)).await;
     b.add(&a.id, a.key).await;
-    a.send(&b.id, 0..1).await;
-    assert_eq!(b.log(0).await, [0]);
-    eventually!(a.is_drained(&b.id).await);
+    let first = open_stream(&a, &b).await;
 
     link.swallow(true);
-    a.send(&b.id, 1..2).await;
-    assert_eq!(b.log(1).await, [0, 1]);
+    a.send(&b.id, first..first + 1).await;
+    assert_eq!(b.log(first).await, Vec::from_iter(0..=first));
     eventually!(link.swallowed() > 0);
     link.swallow(false);
     link.cut();
-    a.send(&b.id, 2..5).await;
-    assert_eq!(b.log(4).await, [0, 1, 2, 3, 4]);
+    a.send(&b.id, first + 1..first + 4).await;
+    assert_eq!(b.log(first + 3).await, Vec::from_iter(0..first + 4));
     eventually!(a.is_drained(&b.id).await);
 }
 
@@ -130,17 +129,15 @@ async fn a_pull_whose_answer_was_swallowed_gets_the_same_rows_again_and_applies_
 
 #[tokio::test]
 async fn a_node_that_stops_with_a_push_in_flight_delivers_it_once() {
-    let (mut a, b) = (TestNode::start().await, TestNode::start().await);
+    let (mut a, b) = (node().await, node().await);
     let link = Forwarder::to(b.address).await;
     a.add_at(&b.id, b.key, Some(link.address)).await;
     b.add(&a.id, a.key).await;
-    a.send(&b.id, 0..1).await;
-    assert_eq!(b.log(0).await, [0]);
-    eventually!(a.is_drained(&b.id).await);
+    let first = open_stream(&a, &b).await;
 
     link.swallow(true);
-    a.send(&b.id, 1..5).await;
-    assert_eq!(b.log(1).await, [0, 1]);
+    a.send(&b.id, first..first + 4).await;
+    assert_eq!(b.log(first).await, Vec::from_iter(0..=first));
     eventually!(link.swallowed() > 0);
     let cut = async {
         tokio::task::yield_now().await;
@@ -150,7 +147,7 @@ async fn a_node_that_stops_with_a_push_in_flight_delivers_it_once() {
     link.swallow(false);
     link.open();
     a.start_again().await;
-    assert_eq!(b.log(4).await, [0, 1, 2, 3, 4]);
+    assert_eq!(b.log(first + 3).await, Vec::from_iter(0..first + 4));
     eventually!(a.is_drained(&b.id).await);
 }
 
